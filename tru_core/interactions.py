@@ -1,0 +1,217 @@
+"""Pairs of a user and an item, as one worker holds them, and how a request parts them.
+
+A worker owns whole users. Inside a worker a user is a *position* in ``Shard.user_rows``; outside
+it is a *row* of the vocabulary. Items are rows everywhere. A set of pairs is kept sorted by
+(position, item) and without duplicates, so that membership is a binary search.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tru_core.collective import Collective, all_sum_number
+from tru_core.errors import DataError
+from tru_core.hashing import hash_keys, text_key
+
+IntArray = NDArray[np.int64]
+Regime = Literal["user", "item", "interaction"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Distinct (user position, item row) pairs, sorted by position, then item.
+
+    Attributes:
+        users: int64 [pair], positions in the shard's ``user_rows``.
+        items: int64 [pair], item rows.
+        num_items: Number of item rows of the data set.
+    """
+
+    users: IntArray
+    items: IntArray
+    num_items: int
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @cached_property
+    def keys(self) -> IntArray:
+        """One sorted int64 per pair: ``position * num_items + item``."""
+        return self.users * self.num_items + self.items
+
+
+def make_pairs(users: IntArray, items: IntArray, *, num_items: int) -> Pairs:
+    """Sort pairs and drop duplicates.
+
+    Raises:
+        DataError: If an item row lies outside [0, num_items) or a position is negative.
+    """
+    users, items = np.asarray(users, dtype=np.int64), np.asarray(items, dtype=np.int64)
+    if len(users) != len(items):
+        raise DataError(f"pairs need as many users as items: found {len(users)} and {len(items)}")
+    if len(items) and (items.min() < 0 or items.max() >= num_items or users.min() < 0):
+        raise DataError(f"pairs hold rows outside the vocabulary of {num_items} items; rebuild the snapshot")
+    keys = np.unique(users * num_items + items)
+    return Pairs(users=keys // num_items, items=keys % num_items, num_items=num_items)
+
+
+def contains(pairs: Pairs, users: IntArray, items: IntArray) -> NDArray[np.bool_]:
+    """Say for each (position, item) whether it is one of the pairs. Shapes broadcast."""
+    keys = np.asarray(users) * pairs.num_items + np.asarray(items)
+    if not len(pairs):
+        return np.zeros(keys.shape, dtype=bool)
+    place = np.searchsorted(pairs.keys, keys)
+    return pairs.keys[np.minimum(place, len(pairs) - 1)] == keys
+
+
+def select(pairs: Pairs, chosen: NDArray[np.bool_]) -> Pairs:
+    """Keep the pairs where ``chosen`` is true."""
+    return Pairs(users=pairs.users[chosen], items=pairs.items[chosen], num_items=pairs.num_items)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The interactions of the users that one worker owns.
+
+    Attributes:
+        user_rows: int64 [user], the owned users' vocabulary rows, ascending.
+        num_users: Rows of the user vocabulary over all workers.
+        num_items: Rows of the item vocabulary.
+        train, valid, test: The split's pairs of these users.
+    """
+
+    user_rows: IntArray
+    num_users: int
+    num_items: int
+    train: Pairs
+    valid: Pairs
+    test: Pairs
+
+
+def positions_of(shard: Shard, user_rows: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
+    """Find users of this worker: the position of each row (0 where not owned) and whether it is owned."""
+    rows = np.asarray(user_rows, dtype=np.int64)
+    if not len(shard.user_rows):
+        return np.zeros(rows.shape, dtype=np.int64), np.zeros(rows.shape, dtype=bool)
+    place = np.minimum(np.searchsorted(shard.user_rows, rows), len(shard.user_rows) - 1)
+    owned = shard.user_rows[place] == rows
+    return np.where(owned, place, 0), owned
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be forgotten, by vocabulary rows. Any part may be empty.
+
+    Attributes:
+        users: int64 [user], users to forget whole.
+        items: int64 [item], items to forget whole.
+        pair_users, pair_items: int64 [pair], single interactions: user row and item row.
+    """
+
+    users: IntArray
+    items: IntArray
+    pair_users: IntArray
+    pair_items: IntArray
+
+
+def make_request(
+    *,
+    users: IntArray | None = None,
+    items: IntArray | None = None,
+    pair_users: IntArray | None = None,
+    pair_items: IntArray | None = None,
+) -> Request:
+    """Make a request; what is left out is empty."""
+
+    def rows(values: IntArray | None) -> IntArray:
+        return np.zeros(0, dtype=np.int64) if values is None else np.asarray(values, dtype=np.int64)
+
+    return Request(
+        users=np.unique(rows(users)),
+        items=np.unique(rows(items)),
+        pair_users=rows(pair_users),
+        pair_items=rows(pair_items),
+    )
+
+
+def split_by_request(train: Pairs, shard: Shard, request: Request) -> tuple[Pairs, Pairs]:
+    """Part training pairs into those to forget and those to retain (D_f and D_r, Eq. 1 of arXiv:2604.02183v1)."""
+    positions, owned = positions_of(shard, request.users)
+    forgotten = np.isin(train.users, positions[owned]) | np.isin(train.items, request.items)
+    positions, owned = positions_of(shard, request.pair_users)
+    asked = make_pairs(positions[owned], request.pair_items[owned], num_items=train.num_items)
+    forgotten |= contains(asked, train.users, train.items)
+    return select(train, forgotten), select(train, ~forgotten)
+
+
+def without_subjects(pairs: Pairs, shard: Shard, request: Request) -> Pairs:
+    """Drop held-out pairs of deleted users and deleted items: the list on which every system is compared."""
+    positions, owned = positions_of(shard, request.users)
+    gone = np.isin(pairs.users, positions[owned]) | np.isin(pairs.items, request.items)
+    return select(pairs, ~gone)
+
+
+def item_degrees(pairs: Pairs, collective: Collective) -> IntArray:
+    """Number of training pairs of each item over all workers, int64 [item]."""
+    local = np.bincount(pairs.items, minlength=pairs.num_items).astype(np.int64)
+    return collective.all_sum(torch.from_numpy(local)).numpy()
+
+
+def _smallest(priorities: IntArray, count: int, collective: Collective) -> NDArray[np.bool_]:
+    """Mark the ``count`` smallest priorities of all workers, by bisection on the value: no gather."""
+    low, high = 0, 2**63 - 1
+    while low < high:
+        middle = (low + high) // 2
+        if all_sum_number(int((priorities <= middle).sum()), collective) >= count:
+            high = middle
+        else:
+            low = middle + 1
+    return priorities <= low
+
+
+def sample_request(
+    shard: Shard, collective: Collective, *, regime: Regime, share: float, seed: int
+) -> Request:
+    """Draw a uniform random share of the users, items or training pairs to forget.
+
+    Who is drawn follows from (seed, row) alone, so that it does not depend on the number of
+    workers. Only users and items with a training pair can be drawn. At least one is.
+
+    Args:
+        regime: What is deleted: whole users, whole items or single interactions (section 5 of the paper).
+        share: Fraction of the candidates, in (0, 1).
+
+    Returns:
+        This worker's part of the request for users and interactions; all of it for items.
+
+    Raises:
+        DataError: If there is nothing to draw from.
+    """
+
+    def priority(name: str, *keys: IntArray) -> IntArray:
+        return (hash_keys(seed, text_key(name), *keys) >> np.uint64(1)).astype(np.int64)
+
+    train = shard.train
+    if regime == "item":
+        candidates = np.flatnonzero(item_degrees(train, collective))
+        if not len(candidates):
+            raise DataError("nothing to forget: no item has a training interaction")
+        count = max(1, round(share * len(candidates)))
+        order = np.argsort(priority("forget-item", candidates), kind="stable")
+        return make_request(items=candidates[order[:count]])
+    if regime == "user":
+        positions = np.unique(train.users)
+        priorities = priority("forget-user", shard.user_rows[positions])
+    else:
+        priorities = priority("forget-interaction", shard.user_rows[train.users], train.items)
+    total = all_sum_number(len(priorities), collective)
+    if not total:
+        raise DataError("nothing to forget: the data set has no training interaction")
+    drawn = _smallest(priorities, max(1, round(share * total)), collective)
+    if regime == "user":
+        return make_request(users=shard.user_rows[positions[drawn]])
+    return make_request(pair_users=shard.user_rows[train.users[drawn]], pair_items=train.items[drawn])

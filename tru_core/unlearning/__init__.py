@@ -1,0 +1,1 @@
+"""Ways to make a trained recommender forget: TRU and its parts."""

@@ -1,0 +1,75 @@
+"""Structural removal: a deleted user's or item's own rows are made fresh, never left trained.
+
+This is what forgets most, and at once (a deleted user's row *is* the memory of that user), before
+any gradient step. The fresh values follow from (seed, table, row), as at initialisation, and tell
+nothing of what was learned. A deleted item's raw feature rows become zero: they are the item itself.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tru_core.backbones.base import Backbone
+from tru_core.interactions import IntArray, Request, Shard, positions_of
+
+
+def _subject_rows(
+    model: Backbone, table: str, shard: Shard, request: Request
+) -> tuple[NDArray[np.int64], IntArray]:
+    """Places inside this worker's part of a table, and the vocabulary rows that stand there."""
+    axis = model.anatomy.tables[table]
+    if axis == "user":
+        places, owned = positions_of(shard, request.users)
+        return places[owned], request.users[owned]
+    if axis == "item":
+        return request.items, request.items
+    held = model.held_items(table)
+    places = np.flatnonzero(np.isin(held, request.items))
+    return places, held[places]
+
+
+def reset_subject_rows(model: Backbone, shard: Shard, request: Request, *, seed: int) -> int:
+    """Give the rows of deleted users and items untrained values, in place.
+
+    Users of single deleted interactions keep their rows: they stay customers.
+
+    Returns:
+        Rows reset on this worker, over all tables.
+    """
+    num_rows = 0
+    with torch.no_grad():
+        for table in model.anatomy.tables:
+            places, rows = _subject_rows(model, table, shard, request)
+            if len(places):
+                parameter = model.get_parameter(table)
+                index = torch.from_numpy(places)
+                if model.anatomy.tables[table] == "item_block":
+                    parameter[index] = 0.0
+                else:
+                    parameter[index] = model.fresh_rows(table, rows, seed=seed)
+                num_rows += len(places)
+    return num_rows
+
+
+@contextmanager
+def subjects_removed(model: Backbone, shard: Shard, request: Request, *, seed: int) -> Iterator[None]:
+    """Look at the model as it would be published: subject rows fresh inside, trained again after.
+
+    The reverse step needs the trained rows, because its gradient passes through them; what is
+    measured between its steps must not.
+    """
+    kept = {}
+    for table in model.anatomy.tables:
+        places, _ = _subject_rows(model, table, shard, request)
+        index = torch.from_numpy(places)
+        kept[table] = (index, model.get_parameter(table).detach()[index].clone())
+    reset_subject_rows(model, shard, request, seed=seed)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for table, (index, values) in kept.items():
+                model.get_parameter(table)[index] = values
