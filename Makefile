@@ -35,6 +35,7 @@ help:
 	@echo "make setup      only install; make clean removes what was installed and built"
 
 setup: .venv/.ready
+	@echo "Installed in .venv; try: .venv/bin/tru --help"
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(MAKE) check-python
@@ -47,9 +48,9 @@ setup: .venv/.ready
 	@$(call quietly,.venv/bin/python -m pip install $(PIP_FLAGS) -e '.[test$(comma)dev]' -c constraints.txt,installing this project and what it needs)
 	@$(call quietly,.venv/bin/python -m pip check,the installed packages do not fit together)
 	@touch .venv/.ready
-	@echo "Ready: .venv/bin/tru --help"
 
 setup-core: .venv-core/.ready
+	@echo "Installed in .venv-core"
 
 .venv-core/.ready: constraints.txt
 	@$(MAKE) check-python
@@ -65,20 +66,20 @@ check-python:
 		echo "This project needs Python 3.11 or newer; found: $$(python3 --version 2>/dev/null || echo 'no python3')." >&2; \
 		echo "Install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi
 
-demo: setup
+demo: .venv/.ready
 	@.venv/bin/tru demo
 
-test: setup
+test: .venv/.ready
 	@.venv/bin/python -m pytest $(ARGS)
 
-test-core: setup-core
+test-core: .venv-core/.ready
 	@.venv-core/bin/python -c 'import importlib.util as u, sys; \
 		found = [n for n in ("ray", "pyarrow", "s3fs", "boto3", "torch_geometric", "pydantic") if u.find_spec(n)]; \
 		sys.exit(f".venv-core must not have: {found}" if found else 0)'
 	@echo "No Ray, no pyarrow, no storage client in this environment: the algorithm alone."
 	@.venv-core/bin/python -m pytest tests/core $(ARGS)
 
-lint: setup
+lint: .venv/.ready
 	@echo "ruff: style and banned calls"; .venv/bin/ruff check --quiet .
 	@echo "ruff: layout"; .venv/bin/ruff format --check --quiet . || { echo "Run: make format" >&2; exit 1; }
 	@if grep -rnE 'allow_pickle *= *True' --include='*.py' tru_core workflows benchmarks; then \
@@ -87,7 +88,7 @@ lint: setup
 	@echo "import-linter: imports point down only"; \
 		$(call quietly,.venv/bin/lint-imports,an import points the wrong way)
 
-format: setup
+format: .venv/.ready
 	@.venv/bin/ruff check --fix --quiet . || true
 	@.venv/bin/ruff format .
 
