@@ -7,34 +7,66 @@ The newest entry of the data set's log says which snapshot is current.
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from tru_core.errors import ConfigError, ConflictError, DataError, IntegrityError, MissingObjectError
+from tru_core.errors import ConflictError, DataError, IntegrityError, MissingObjectError
 from tru_core.hashing import user_bucket
+from workflows.snapshot_manifest import (
+    BucketEntry,
+    FeatureEntry,
+    ItemGraphEntry,
+    SnapshotManifest,
+    SplitCounts,
+    SplitRule,
+    item_bucket_range,
+    manifest_files,
+    read_manifest,
+)
 from workflows.storage import (
     FileEntry,
     LogEntry,
     ObjectStore,
     append_log_entry,
-    check_name,
     dataset_log,
     manifest_key,
     read_log,
     read_verified,
     snapshot_prefix,
-    snapshots_prefix,
     write_json,
 )
 
-SCHEMA_VERSION = 1
-DEFAULT_NUM_USER_BUCKETS = 16
-DEFAULT_NUM_ITEM_BUCKETS = 8
+__all__ = [
+    "INTERACTION_SCHEMA",
+    "ITEM_GRAPH_SCHEMA",
+    "TEST",
+    "TRAIN",
+    "VALID",
+    "VOCABULARY_SCHEMA",
+    "BucketEntry",
+    "FeatureEntry",
+    "InteractionTable",
+    "ItemGraphEntry",
+    "SnapshotManifest",
+    "SplitCounts",
+    "SplitRule",
+    "current_snapshot",
+    "item_bucket_range",
+    "manifest_files",
+    "publish_snapshot",
+    "read_features",
+    "read_interactions",
+    "read_item_graph",
+    "read_manifest",
+    "read_vocabulary",
+    "write_manifest",
+]
+
 TRAIN, VALID, TEST = 0, 1, 2
 
 Entry = TypeVar("Entry")
@@ -46,92 +78,6 @@ ITEM_GRAPH_SCHEMA = pa.schema(
 )
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SplitRule(_Frozen):
-    """How interactions were split into train, valid and test."""
-
-    kind: Literal["given", "random", "time"]
-    seed: int
-
-
-class SplitCounts(_Frozen):
-    """Interactions in each part of the split."""
-
-    train: int = Field(ge=0)
-    valid: int = Field(ge=0)
-    test: int = Field(ge=0)
-
-
-class BucketEntry(_Frozen):
-    """The interactions of one user bucket."""
-
-    bucket: int = Field(ge=0)
-    file: FileEntry
-    num_rows: int = Field(ge=0)
-
-
-class FeatureEntry(_Frozen):
-    """The raw features of one modality: one file per item bucket, in bucket order."""
-
-    num_columns: int = Field(ge=1)
-    dtype: Literal["float16", "float32", "float64"]
-    files: list[FileEntry]
-
-
-class ItemGraphEntry(_Frozen):
-    """The nearest items of each item in one modality: one file per item bucket, in bucket order."""
-
-    num_neighbours: int = Field(ge=1)
-    files: list[FileEntry]
-
-
-class SnapshotManifest(_Frozen):
-    """All that a snapshot holds. ``num_users`` and ``num_items`` are row capacities: rows are never reused."""
-
-    kind: Literal["tru.dataset.snapshot"] = "tru.dataset.snapshot"
-    schema_version: Literal[1] = SCHEMA_VERSION
-    dataset: str
-    snapshot_id: str
-    parent_snapshot_id: str | None
-    created_at: str  # UTC, ISO 8601
-    num_users: int = Field(ge=0)
-    num_items: int = Field(ge=0)
-    num_user_buckets: int = Field(default=DEFAULT_NUM_USER_BUCKETS, ge=1)
-    num_item_buckets: int = Field(default=DEFAULT_NUM_ITEM_BUCKETS, ge=1)
-    split: SplitRule
-    counts: SplitCounts
-    user_vocabulary: FileEntry
-    item_vocabulary: FileEntry
-    interactions: list[BucketEntry]
-    features: dict[str, FeatureEntry]
-    item_graphs: dict[str, ItemGraphEntry]
-    deleted_item_rows: list[int] = Field(default_factory=list)
-    num_deleted_users: int = Field(default=0, ge=0)
-    report: dict[str, int] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        """Every bucket has its file, and every file lies with this data set's snapshots."""
-        check_name(self.dataset)
-        if [entry.bucket for entry in self.interactions] != list(range(self.num_user_buckets)):
-            raise ValueError(f"interactions must name the buckets 0..{self.num_user_buckets - 1}, each once, in order")
-        for what, entries in (("features", self.features), ("item_graphs", self.item_graphs)):
-            for modality, entry in entries.items():
-                if len(entry.files) != self.num_item_buckets:
-                    raise ValueError(f"{what}.{modality} must name one file for each of {self.num_item_buckets} buckets")
-        num_rows = sum(entry.num_rows for entry in self.interactions)
-        if num_rows != self.counts.train + self.counts.valid + self.counts.test:
-            raise ValueError(f"counts do not add up to the {num_rows} rows of the buckets")
-        folder = f"{snapshots_prefix(self.dataset)}/"
-        for file in manifest_files(self):
-            if not file.key.startswith(folder):
-                raise IntegrityError(f"manifest of {self.dataset} names {file.key}, which lies outside {folder}.")
-        return self
-
-
 @dataclass(frozen=True)
 class InteractionTable:
     """Interactions as columns of equal length. ``split`` is 0 train, 1 valid, 2 test."""
@@ -141,23 +87,6 @@ class InteractionTable:
     split: NDArray[np.int8]
 
 
-def item_bucket_range(num_items: int, num_item_buckets: int, bucket: int) -> range:
-    """The item rows of a bucket. Contiguous; the last buckets are empty where items are few."""
-    if not 0 <= bucket < num_item_buckets:
-        raise DataError(f"item bucket {bucket} does not exist: there are {num_item_buckets}.")
-    width = -(-num_items // num_item_buckets)
-    return range(min(bucket * width, num_items), min((bucket + 1) * width, num_items))
-
-
-def manifest_files(manifest: SnapshotManifest) -> list[FileEntry]:
-    """Every file that a manifest names, without the manifest's own."""
-    files = [manifest.user_vocabulary, manifest.item_vocabulary]
-    files += [entry.file for entry in manifest.interactions]
-    for entry in (*manifest.features.values(), *manifest.item_graphs.values()):
-        files += entry.files
-    return files
-
-
 def write_manifest(store: ObjectStore, manifest: SnapshotManifest) -> FileEntry:
     """Write the manifest: the snapshot is complete from now on, and not yet current."""
     key = manifest_key(snapshot_prefix(manifest.dataset, manifest.snapshot_id))
@@ -165,7 +94,7 @@ def write_manifest(store: ObjectStore, manifest: SnapshotManifest) -> FileEntry:
 
 
 def publish_snapshot(store: ObjectStore, manifest: SnapshotManifest, entry: FileEntry) -> int:
-    """Make a snapshot the current one. Publishing the current one again changes nothing.
+    """Make a snapshot the current one. Publishing it a second time changes nothing.
 
     Returns:
         The number of its log entry.
@@ -173,18 +102,19 @@ def publish_snapshot(store: ObjectStore, manifest: SnapshotManifest, entry: File
     Raises:
         ConflictError: The current snapshot is not the parent of this one, or somebody else was first.
     """
-    log = read_log(store, dataset_log(manifest.dataset))
-    current_id = log[-1].entry.get("snapshot_id") if log else None
+    log_prefix = dataset_log(manifest.dataset)
+    log = read_log(store, log_prefix)
     line = {"snapshot_id": manifest.snapshot_id, "manifest": entry.model_dump(mode="json")}
-    if log and log[-1].entry == line:
-        return log[-1].number
-    if current_id != manifest.parent_snapshot_id or not append_log_entry(
-        store, dataset_log(manifest.dataset), number=len(log) + 1, entry=line
-    ):
+    for earlier in log:
+        if earlier.entry == line:
+            return earlier.number
+    current_id = log[-1].entry.get("snapshot_id") if log else None
+    is_successor = current_id == manifest.parent_snapshot_id
+    if not (is_successor and append_log_entry(store, log_prefix, number=len(log) + 1, entry=line)):
         raise ConflictError(
             f"data set {manifest.dataset}: snapshot {manifest.snapshot_id} was made from "
-            f"{manifest.parent_snapshot_id or 'nothing'}, but the current one is {current_id or 'none'}, or changed just "
-            f"now. It was not published. Read the current snapshot and make the new one from it."
+            f"{manifest.parent_snapshot_id or 'nothing'}, but the current one is {current_id or 'none'}, or "
+            f"changed just now. It was not published. Read the current snapshot and make the new one from it."
         )
     return len(log) + 1
 
@@ -200,8 +130,8 @@ def current_snapshot(store: ObjectStore, dataset: str) -> SnapshotManifest:
     log = read_log(store, dataset_log(dataset))
     if not log:
         raise MissingObjectError(
-            f"data set {dataset} does not exist in {store.url}. Make it with `tru data`, or correct the name or the "
-            f"storage url in the job file."
+            f"data set {dataset} does not exist in {store.url}. Make it with `tru data`, or correct the name "
+            f"or the storage url in the job file."
         )
     return read_manifest(store, _manifest_entry(log[-1], dataset))
 
@@ -213,30 +143,9 @@ def _manifest_entry(entry: LogEntry, dataset: str) -> FileEntry:
         raise IntegrityError(f"log of data set {dataset}: entry {entry.number} names no manifest.") from error
 
 
-def read_manifest(store: ObjectStore, entry: FileEntry) -> SnapshotManifest:
-    """Read the manifest of any snapshot. Raises as ``current_snapshot``."""
-    body = read_verified(store, entry)
-    try:
-        version = _SchemaVersion.model_validate_json(body).schema_version
-        if version > SCHEMA_VERSION:
-            raise ConfigError(
-                f"{entry.key} has schema version {version}, this program reads {SCHEMA_VERSION}. Update the program."
-            )
-        return SnapshotManifest.model_validate_json(body)
-    except ValidationError as error:
-        raise IntegrityError(f"{entry.key} is no snapshot manifest: {_first_problem(error)}. It was not used.") from error
-
-
-class _SchemaVersion(BaseModel):
-    schema_version: int
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-
-
-def read_interactions(store: ObjectStore, manifest: SnapshotManifest, buckets: Iterable[int]) -> InteractionTable:
+def read_interactions(
+    store: ObjectStore, manifest: SnapshotManifest, buckets: Iterable[int]
+) -> InteractionTable:
     """Read the interactions of some user buckets, one bucket after the other.
 
     Raises:
@@ -259,7 +168,11 @@ def _read_bucket(store: ObjectStore, manifest: SnapshotManifest, bucket: int) ->
     _require(len(users) == entry.num_rows, entry.file, f"expected {entry.num_rows} rows, found {len(users)}")
     _require_rows_below(users, manifest.num_users, entry.file, "user_row")
     _require_rows_below(items, manifest.num_items, entry.file, "item_row")
-    _require(bool(np.isin(split, (TRAIN, VALID, TEST)).all()), entry.file, "column split has other values than 0, 1, 2")
+    _require(
+        bool(np.isin(split, (TRAIN, VALID, TEST)).all()),
+        entry.file,
+        "column split has other values than 0, 1, 2",
+    )
     is_own = user_bucket(users, manifest.num_user_buckets) == bucket
     _require(bool(is_own.all()), entry.file, f"{int((~is_own).sum())} rows belong to other buckets")
     is_ordered = (users[1:] > users[:-1]) | ((users[1:] == users[:-1]) & (items[1:] >= items[:-1]))
@@ -270,7 +183,7 @@ def _read_bucket(store: ObjectStore, manifest: SnapshotManifest, bucket: int) ->
 def read_features(
     store: ObjectStore, manifest: SnapshotManifest, modality: str, item_buckets: Iterable[int]
 ) -> NDArray[np.floating]:
-    """Read the features of some item buckets, (rows x columns), one bucket after the other, in the stored dtype.
+    """Read the features of some item buckets, (rows x columns), in the buckets' order and the stored dtype.
 
     Raises:
         IntegrityError: A file differs from its digest, holds Python objects, or has another shape or dtype.
@@ -308,7 +221,9 @@ def read_item_graph(
         is_own = (items >= own.start) & (items < own.stop)
         _require(bool(is_own.all()), file, f"{int((~is_own).sum())} rows belong to other buckets")
         _require_rows_below(neighbours, manifest.num_items, file, "neighbour_row")
-        _require(bool(np.isfinite(similarity).all()), file, "column similarity has values that are not finite")
+        _require(
+            bool(np.isfinite(similarity).all()), file, "column similarity has values that are not finite"
+        )
         columns.append((items, neighbours, similarity))
     return (
         _join([items for items, _, _ in columns], np.int64),

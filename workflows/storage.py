@@ -3,58 +3,76 @@
 One primitive carries the design: create-if-absent. Every artefact lies under a fresh key, and
 every state that changes is a log of numbered objects, each made with ``put_if_absent``: who
 creates number n+1 has won. It works alike on a local folder and on S3 and needs no lock server.
-Every key of the project is built here.
+Every key of the project is built
+in ``storage_keys``.
 """
 
 import hashlib
 import json
 import re
-import unicodedata
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tru_core.errors import ConfigError, ConflictError, IntegrityError, NumericsError
+from workflows.storage_config import StorageConfig, folder_of_url, is_s3
+from workflows.storage_keys import (
+    ObjectInfo,
+    check_key,
+    check_name,
+    dataset_log,
+    deletion_prefix,
+    features_key,
+    interactions_key,
+    item_graph_key,
+    manifest_key,
+    model_log,
+    model_version_prefix,
+    run_prefix,
+    snapshot_prefix,
+    snapshots_prefix,
+    vocabulary_key,
+)
+from workflows.storage_local import LocalStore
+from workflows.storage_s3 import S3Store
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
-ASIDE_FOLDER = ".aside"  # where a local store writes before it links; never an object
-MAX_KEY_BYTES = 900  # S3 allows 1024 with the store's own prefix
+__all__ = [
+    "FileEntry",
+    "LogEntry",
+    "ObjectInfo",
+    "ObjectStore",
+    "StorageConfig",
+    "append_log_entry",
+    "canonical_json",
+    "check_key",
+    "check_name",
+    "dataset_log",
+    "deletion_prefix",
+    "features_key",
+    "interactions_key",
+    "item_graph_key",
+    "manifest_key",
+    "model_log",
+    "model_version_prefix",
+    "open_store",
+    "put_file",
+    "read_json",
+    "read_log",
+    "read_verified",
+    "run_prefix",
+    "snapshot_prefix",
+    "snapshots_prefix",
+    "vocabulary_key",
+    "write_json",
+]
+
 MAX_LOG_NUMBER = 99_999_999
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _LOG_FILE = re.compile(r"([0-9]{8})\.json")
-
-
-class StorageConfig(BaseModel):
-    """Where the objects lie. In a job file a plain string means ``url``.
-
-    Credentials are no part of it: each process takes them from the standard AWS chain.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str = Field(min_length=1)  # a folder path, file:///folder or s3://bucket/prefix
-    endpoint_url: str | None = None  # another S3 service than AWS: https://, on loopback also http://
-    region: str = Field(default="us-east-1", min_length=1)
-    timeout_seconds: float = Field(default=60.0, gt=0, le=3600, allow_inf_nan=False)  # for one operation
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_plain_url(cls, value: Any) -> Any:
-        return {"url": value} if isinstance(value, str) else value
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """An object in a listing."""
-
-    key: str
-    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -117,6 +135,13 @@ class ObjectStore(Protocol):
         """Remove an object with all its versions. It is fine if there is none."""
         ...
 
+    def delete_leftovers(self, *, older_than_seconds: float) -> int:
+        """Remove what crashed writes left behind, never an object. Returns how many there were.
+
+        A leftover may hold a person's data: a purge is complete only after this.
+        """
+        ...
+
     def filesystem(self) -> "tuple[pyarrow.fs.FileSystem, str]":
         """For bulk reads: a filesystem and a base path; an object's path is ``f"{base}/{key}"``."""
         ...
@@ -126,139 +151,14 @@ def open_store(config: StorageConfig | str) -> ObjectStore:
     """Open the store that a URL names. Touches neither disk nor network.
 
     Raises:
-        ConfigError: The URL is of no known kind, or its endpoint is against the policy
-            (``storage_s3.check_endpoint``).
+        ConfigError: The URL is of no known kind, or its endpoint is against the policy.
     """
     if isinstance(config, str):
-        config = StorageConfig(url=config)
-    scheme, separator, _ = config.url.partition("://")
-    if separator and scheme == "s3":
-        from workflows.storage_s3 import S3Store  # boto3 is needed for s3:// only
-
-        return S3Store(config)
-    from workflows.storage_local import LocalStore
-
-    if not separator:
-        return LocalStore(config.url)
-    parts = urlsplit(config.url)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
-        return LocalStore(unquote(parts.path))
-    raise ConfigError(
-        f"storage url of kind {scheme!r} is unknown. Expected a folder path, file:///folder or s3://bucket/prefix."
-    )
-
-
-# --- keys ---------------------------------------------------------------------------------------
-
-
-def check_key(key: str) -> str:
-    """Return the key if it stays inside the store and means the same on every storage.
-
-    Raises:
-        IntegrityError: The key is empty, absolute or too long, has an empty part, ``.`` or ``..``, a
-            backslash, an invisible character, or starts with the folder reserved for local writes.
-    """
-    problem = _key_problem(key)
-    if problem:
-        raise IntegrityError(
-            f"storage key {key[:200]!r} {problem}. Nothing was read or written. Keys come from manifests and "
-            f"from this program: if this one came from a manifest, do not trust that manifest."
-        )
-    return key
-
-
-def _key_problem(key: str) -> str | None:
-    if not key:
-        return "is empty"
-    if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in key):
-        return "has a control or invisible character"
-    if "\\" in key:
-        return "has a backslash"
-    parts = key.split("/")
-    if any(part in ("", ".", "..") for part in parts):
-        return "is absolute or has an empty part, '.' or '..'"
-    if parts[0] == ASIDE_FOLDER:
-        return f"starts with the reserved folder {ASIDE_FOLDER!r}"
-    if len(key.encode()) > MAX_KEY_BYTES or max(len(part.encode()) for part in parts) > 255:
-        return f"is longer than {MAX_KEY_BYTES} bytes, or a part of it is longer than 255"
-    return None
-
-
-def check_name(name: str) -> str:
-    """Return the name of a data set or model if it is ``[a-z0-9][a-z0-9._-]{0,62}``, else raise ConfigError."""
-    if _NAME.fullmatch(name) is None:
-        raise ConfigError(
-            f"name {name[:80]!r} is not allowed: a data set or model has 1 to 63 characters of a-z, 0-9, '.', '_', "
-            f"'-', and starts with a letter or digit."
-        )
-    return name
-
-
-def _part(text: str) -> str:
-    """One part of a key, such as an id or a modality."""
-    if "/" in text:
-        raise IntegrityError(f"part of a storage key {text[:80]!r} has a slash. Nothing was read or written.")
-    return check_key(text)
-
-
-def dataset_log(dataset: str) -> str:
-    """The log whose newest entry names the current snapshot."""
-    return f"datasets/{check_name(dataset)}/log"
-
-
-def snapshots_prefix(dataset: str) -> str:
-    """The folder of all snapshots of a data set."""
-    return f"datasets/{check_name(dataset)}/snapshots"
-
-
-def snapshot_prefix(dataset: str, snapshot_id: str) -> str:
-    """The folder of one snapshot."""
-    return f"{snapshots_prefix(dataset)}/{_part(snapshot_id)}"
-
-
-def manifest_key(prefix: str) -> str:
-    """The manifest of a snapshot or model version, written last."""
-    return check_key(f"{prefix}/manifest.json")
-
-
-def vocabulary_key(dataset: str, snapshot_id: str, side: str) -> str:
-    """The table of ids and rows. ``side`` is ``users`` or ``items``."""
-    return f"{snapshot_prefix(dataset, snapshot_id)}/vocabulary/{_part(side)}.parquet"
-
-
-def interactions_key(dataset: str, snapshot_id: str, bucket: int) -> str:
-    """The interactions of one user bucket."""
-    return f"{snapshot_prefix(dataset, snapshot_id)}/interactions/bucket-{bucket:05d}.parquet"
-
-
-def features_key(dataset: str, snapshot_id: str, modality: str, bucket: int) -> str:
-    """The raw features of one item bucket."""
-    return f"{snapshot_prefix(dataset, snapshot_id)}/features/{_part(modality)}/bucket-{bucket:05d}.npy"
-
-
-def item_graph_key(dataset: str, snapshot_id: str, modality: str, bucket: int) -> str:
-    """The nearest neighbours of the items of one item bucket."""
-    return f"{snapshot_prefix(dataset, snapshot_id)}/item_graph/{_part(modality)}/bucket-{bucket:05d}.parquet"
-
-
-def model_log(model: str) -> str:
-    """The log whose newest entry names the version that serves."""
-    return f"models/{check_name(model)}/log"
-
-
-def model_version_prefix(model: str, attempt_id: str) -> str:
-    """The folder of one attempt to make a model version."""
-    return f"models/{check_name(model)}/versions/{_part(attempt_id)}"
-
-
-def run_prefix(run_id: str) -> str:
-    """The folder of one run: checkpoints, metrics, result."""
-    return f"runs/{_part(run_id)}"
-
-
-def deletion_prefix(model: str, batch_id: str) -> str:
-    """The folder of one batch of deletions."""
-    return f"deletions/{check_name(model)}/{_part(batch_id)}"
+        try:
+            config = StorageConfig(url=config)
+        except ValidationError as error:
+            raise ConfigError("storage url is empty or malformed. Expected a folder or s3://...") from error
+    return S3Store(config) if is_s3(config.url) else LocalStore(folder_of_url(config.url))
 
 
 # --- logs ---------------------------------------------------------------------------------------
@@ -280,8 +180,8 @@ def append_log_entry(store: ObjectStore, log_prefix: str, *, number: int, entry:
         raise IntegrityError(f"log {log_prefix}: entry number {number} is outside 1..{MAX_LOG_NUMBER}.")
     if number > 1 and not store.exists(_log_key(log_prefix, number - 1)):
         raise IntegrityError(
-            f"log {log_prefix}: entry {number} was to be written, but entry {number - 1} does not exist. Nothing was "
-            f"written. Read the log again and append behind its newest entry."
+            f"log {log_prefix}: entry {number} was to be written, but entry {number - 1} does not exist. "
+            f"Nothing was written. Read the log again and append behind its newest entry."
         )
     key = _log_key(log_prefix, number)
     return store.put_if_absent(key, canonical_json(entry, where=key))
@@ -291,39 +191,39 @@ def read_log(store: ObjectStore, log_prefix: str) -> list[LogEntry]:
     """Read a whole log in order. An empty list if nothing was ever written.
 
     Raises:
-        IntegrityError: A number is missing, an entry is not a JSON object, or the folder holds something else.
+        IntegrityError: A number is missing, an entry is no JSON object, or the folder holds something else.
     """
     numbers = []
     for info in store.list(log_prefix):
         match = _LOG_FILE.fullmatch(info.key[len(log_prefix) + 1 :])
         if match is None:
             raise IntegrityError(
-                f"log {log_prefix} holds {info.key}, which is no log entry. Expected names like 00000001.json only. "
-                f"Find out who wrote it, and move it away."
+                f"log {log_prefix} holds {info.key}, which is no log entry. Expected names like "
+                f"00000001.json only. Find out who wrote it, and move it away."
             )
         numbers.append(int(match[1]))
     for expected, number in enumerate(numbers, start=1):
         if number != expected:
             raise IntegrityError(
-                f"log {log_prefix}: entry {expected} is missing, found {number} in its place ({len(numbers)} entries "
-                f"in all). The history is incomplete and is not used. Restore the missing object from a backup."
+                f"log {log_prefix}: entry {expected} is missing, found {number} in its place "
+                f"({len(numbers)} entries in all). The history is incomplete and is not used. Restore the "
+                f"missing object from a backup."
             )
-    return list(_read_entries(store, log_prefix, numbers))
+    keys = [_log_key(log_prefix, number) for number in numbers]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        entries = list(pool.map(lambda key: _read_entry(store, key), keys))
+    return [LogEntry(number=number, entry=entry) for number, entry in zip(numbers, entries, strict=True)]
 
 
 def _log_key(log_prefix: str, number: int) -> str:
     return check_key(f"{log_prefix}/{number:08d}.json")
 
 
-def _read_entries(store: ObjectStore, log_prefix: str, numbers: list[int]) -> Iterator[LogEntry]:
-    keys = [_log_key(log_prefix, number) for number in numbers]
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        bodies = list(pool.map(store.read, keys))
-    for number, key, body in zip(numbers, keys, bodies, strict=True):
-        entry = _parse_json(body, where=key)
-        if not isinstance(entry, dict):
-            raise IntegrityError(f"log entry {key} is a JSON {type(entry).__name__}, expected an object.")
-        yield LogEntry(number=number, entry=entry)
+def _read_entry(store: ObjectStore, key: str) -> dict[str, Any]:
+    entry = _parse_json(store.read(key), where=key)
+    if not isinstance(entry, dict):
+        raise IntegrityError(f"log entry {key} is a JSON {type(entry).__name__}, expected an object.")
+    return entry
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -356,14 +256,15 @@ def read_verified(store: ObjectStore, entry: FileEntry) -> bytes:
     found = hashlib.sha256(body).hexdigest()
     if len(body) != entry.size_bytes or found != entry.sha256:
         raise IntegrityError(
-            f"{entry.key} is not what its manifest says: expected {entry.size_bytes} bytes with sha256 {entry.sha256}, "
-            f"found {len(body)} bytes with sha256 {found}. It was not used. Restore the object from a backup."
+            f"{entry.key} is not what its manifest says: expected {entry.size_bytes} bytes with sha256 "
+            f"{entry.sha256}, found {len(body)} bytes with sha256 {found}. It was not used. Restore the "
+            f"object from a backup."
         )
     return body
 
 
 def write_json(store: ObjectStore, key: str, value: Any) -> FileEntry:
-    """Write a value as canonical JSON, once. Raises as ``put_file``, and NumericsError for NaN or infinity."""
+    """Write a value as canonical JSON, once. Raises as ``put_file``; NumericsError for NaN or infinity."""
     return put_file(store, key, canonical_json(value, where=key))
 
 
@@ -377,7 +278,9 @@ def canonical_json(value: Any, *, where: str) -> bytes:
     try:
         text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     except ValueError as error:
-        raise NumericsError(f"{where} was to hold a number that JSON cannot: {error}. Nothing was written.") from error
+        raise NumericsError(
+            f"{where} was to hold a number that JSON cannot: {error}. Nothing was written."
+        ) from error
     return text.encode()
 
 

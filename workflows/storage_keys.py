@@ -1,0 +1,130 @@
+"""Keys: how every object of the project is named, and what a key may look like."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from tru_core.errors import ConfigError, IntegrityError
+
+ASIDE_FOLDER = ".aside"  # where a local store writes before it links; never an object
+MAX_KEY_BYTES = 900  # S3 allows 1024 with the store's own prefix
+_MAX_PART_BYTES = 255  # a file name's limit on most filesystems
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object in a listing."""
+
+    key: str
+    size_bytes: int
+
+
+def check_key(key: str) -> str:
+    """Return the key if it stays inside the store and means the same on every storage.
+
+    Raises:
+        IntegrityError: The key is empty, absolute or too long, has an empty part, ``.`` or ``..``, a
+            backslash, an invisible character, or starts with the folder reserved for local writes.
+    """
+    problem = _key_problem(key)
+    if problem:
+        raise IntegrityError(
+            f"storage key {key[:200]!r} {problem}. Nothing was read or written. Keys come from manifests and "
+            f"from this program: if this one came from a manifest, do not trust that manifest."
+        )
+    return key
+
+
+def _key_problem(key: str) -> str | None:
+    if not key:
+        return "is empty"
+    if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in key):
+        return "has a control or invisible character"
+    if "\\" in key:
+        return "has a backslash"
+    parts = key.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "is absolute or has an empty part, '.' or '..'"
+    if parts[0] == ASIDE_FOLDER:
+        return f"starts with the reserved folder {ASIDE_FOLDER!r}"
+    if len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > _MAX_PART_BYTES for part in parts):
+        return f"is over {MAX_KEY_BYTES} bytes, or a part of it is over {_MAX_PART_BYTES}"
+    return None
+
+
+def check_name(name: str) -> str:
+    """Return the name of a data set or model. ConfigError unless it is ``[a-z0-9][a-z0-9._-]{0,62}``."""
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"name {name[:80]!r} is not allowed: a data set or model has 1 to 63 characters of a-z, 0-9, "
+            f"'.', '_', '-', and starts with a letter or digit."
+        )
+    return name
+
+
+def _part(text: str) -> str:
+    """One part of a key, such as an id or a modality."""
+    if "/" in text:
+        raise IntegrityError(f"part of a storage key {text[:80]!r} has a slash. Nothing was read or written.")
+    return check_key(text)
+
+
+def dataset_log(dataset: str) -> str:
+    """The log whose newest entry names the current snapshot."""
+    return f"datasets/{check_name(dataset)}/log"
+
+
+def snapshots_prefix(dataset: str) -> str:
+    """The folder of all snapshots of a data set."""
+    return f"datasets/{check_name(dataset)}/snapshots"
+
+
+def snapshot_prefix(dataset: str, snapshot_id: str) -> str:
+    """The folder of one snapshot."""
+    return f"{snapshots_prefix(dataset)}/{_part(snapshot_id)}"
+
+
+def manifest_key(prefix: str) -> str:
+    """The manifest of a snapshot or model version, written last."""
+    return check_key(f"{prefix}/manifest.json")
+
+
+def vocabulary_key(dataset: str, snapshot_id: str, side: str) -> str:
+    """The table of ids and rows. ``side`` is ``users`` or ``items``."""
+    return f"{snapshot_prefix(dataset, snapshot_id)}/vocabulary/{_part(side)}.parquet"
+
+
+def interactions_key(dataset: str, snapshot_id: str, bucket: int) -> str:
+    """The interactions of one user bucket."""
+    return f"{snapshot_prefix(dataset, snapshot_id)}/interactions/bucket-{bucket:05d}.parquet"
+
+
+def features_key(dataset: str, snapshot_id: str, modality: str, bucket: int) -> str:
+    """The raw features of one item bucket."""
+    return f"{snapshot_prefix(dataset, snapshot_id)}/features/{_part(modality)}/bucket-{bucket:05d}.npy"
+
+
+def item_graph_key(dataset: str, snapshot_id: str, modality: str, bucket: int) -> str:
+    """The nearest neighbours of the items of one item bucket."""
+    return f"{snapshot_prefix(dataset, snapshot_id)}/item_graph/{_part(modality)}/bucket-{bucket:05d}.parquet"
+
+
+def model_log(model: str) -> str:
+    """The log whose newest entry names the version that serves."""
+    return f"models/{check_name(model)}/log"
+
+
+def model_version_prefix(model: str, attempt_id: str) -> str:
+    """The folder of one attempt to make a model version."""
+    return f"models/{check_name(model)}/versions/{_part(attempt_id)}"
+
+
+def run_prefix(run_id: str) -> str:
+    """The folder of one run: checkpoints, metrics, result."""
+    return f"runs/{_part(run_id)}"
+
+
+def deletion_prefix(model: str, batch_id: str) -> str:
+    """The folder of one batch of deletions."""
+    return f"deletions/{check_name(model)}/{_part(batch_id)}"
