@@ -14,7 +14,7 @@ TORCH_ARGS ?=
 ARGS ?=
 
 TORCH := torch==2.13.0
-CORE_PACKAGES := numpy safetensors jaxtyping beartype pytest hypothesis
+CORE_PACKAGES := numpy safetensors pydantic jaxtyping beartype pytest hypothesis
 PIP_FLAGS := -q --disable-pip-version-check --no-input
 
 # Run a command silently; when it fails, show everything it printed.
@@ -52,7 +52,7 @@ setup: .venv/.ready
 setup-core: .venv-core/.ready
 	@echo "Installed in .venv-core"
 
-.venv-core/.ready: constraints.txt
+.venv-core/.ready: Makefile constraints.txt
 	@$(MAKE) check-python
 	@echo "Making a small Python environment without Ray in .venv-core (about a minute)"
 	@$(call quietly,$(PYTHON) -m venv .venv-core,making .venv-core)
@@ -74,9 +74,9 @@ test: .venv/.ready
 
 test-core: .venv-core/.ready
 	@.venv-core/bin/python -c 'import importlib.util as u, sys; \
-		found = [n for n in ("ray", "pyarrow", "s3fs", "boto3", "torch_geometric", "pydantic") if u.find_spec(n)]; \
+		found = [n for n in ("ray", "pyarrow", "s3fs", "boto3", "torch_geometric") if u.find_spec(n)]; \
 		sys.exit(f".venv-core must not have: {found}" if found else 0)'
-	@echo "No Ray, no pyarrow, no storage client in this environment: the algorithm alone."
+	@echo "No Ray, no pyarrow, no storage client here: the algorithm alone."
 	@.venv-core/bin/python -m pytest tests/core $(ARGS)
 
 lint: .venv/.ready
