@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import boto3.session
 import botocore.exceptions as boto
+import urllib3
 from botocore.config import Config
 
 from workflows.storage_config import StorageConfig, check_endpoint, split_s3_url
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 5
 MIN_BYTES_PER_SECOND = 256 * 1024  # a slower download counts as hung
-_READ_CHUNK_BYTES = 8 * 1024 * 1024
+_READ_CHUNK_BYTES = 1024 * 1024
 _WRITER = "tru-writer"  # object metadata that tells which call created the object
 
 Result = TypeVar("Result")
@@ -63,9 +64,7 @@ class S3Store:
             if is_unsure and (found := self._find_writer(client, name, body)) is not None:
                 return found in (writer, "")
             try:
-                client.put_object(
-                    Bucket=self._bucket, Key=name, Body=body, IfNoneMatch="*", Metadata={_WRITER: writer}
-                )
+                client.put_object(Bucket=self._bucket, Key=name, Body=body, IfNoneMatch="*", Metadata={_WRITER: writer})
             except boto.ClientError as error:
                 if status_of(error) == 412:  # taken, maybe by a copy of this request that a proxy sent twice
                     found = self._find_writer(client, name, body)
@@ -103,13 +102,7 @@ class S3Store:
         def attempt(client: Any) -> bytes:
             answer = client.get_object(Bucket=self._bucket, Key=name)
             allowed_seconds = self._config.timeout_seconds + answer["ContentLength"] / MIN_BYTES_PER_SECOND
-            chunks = []
-            with closing(answer["Body"]) as stream:
-                for chunk in stream.iter_chunks(_READ_CHUNK_BYTES):
-                    chunks.append(chunk)
-                    if time.monotonic() - started > allowed_seconds:
-                        raise boto.ReadTimeoutError(endpoint_url=self._endpoint_url())
-            return b"".join(chunks)
+            return _read_body(answer["Body"], answer["ContentLength"], deadline=started + allowed_seconds)
 
         return self._call("GetObject", name, attempt)
 
@@ -249,3 +242,19 @@ class S3Store:
                 if not failure.can_retry or number == MAX_ATTEMPTS or is_late:
                     raise failure.error from error
                 time.sleep(wait_seconds)
+
+
+def _read_body(stream: Any, size_bytes: int, *, deadline: float) -> bytes:
+    """Read an answer to its end. A server that sends byte by byte is given up at the deadline."""
+    body = bytearray()
+    try:
+        with stream as raw:  # the connection itself: it hands over what has arrived, the stream waits for more
+            while chunk := raw.read1(_READ_CHUNK_BYTES):
+                body += chunk
+                if time.monotonic() > deadline:
+                    raise boto.ReadTimeoutError(endpoint_url="of the object")
+    except urllib3.exceptions.HTTPError as error:
+        raise boto.ResponseStreamingError(error=error) from error
+    if len(body) != size_bytes:
+        raise boto.IncompleteReadError(actual_bytes=len(body), expected_bytes=size_bytes)
+    return bytes(body)
