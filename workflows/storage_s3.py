@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 MAX_ATTEMPTS = 5
+FIRST_WAIT_SECONDS = 0.4  # between two attempts; doubles each time, less up to half of it by chance
 MIN_BYTES_PER_SECOND = 256 * 1024  # a slower download counts as hung
 _READ_CHUNK_BYTES = 1024 * 1024
 _WRITER = "tru-writer"  # object metadata that tells which call created the object
@@ -237,7 +238,7 @@ class S3Store:
                     elapsed_seconds=elapsed_seconds,
                 )
                 failure = explain_failure(error, call)
-                wait_seconds = random.uniform(0.5, 1.0) * 0.2 * 2**number  # noqa: S311, no secret hangs on it
+                wait_seconds = random.uniform(0.5, 1.0) * FIRST_WAIT_SECONDS * 2 ** (number - 1)  # noqa: S311, no secret hangs on it
                 is_late = elapsed_seconds + wait_seconds > self._config.timeout_seconds
                 if not failure.can_retry or number == MAX_ATTEMPTS or is_late:
                     raise failure.error from error
