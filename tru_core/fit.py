@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from tru_core.backbones.base import Backbone, complete_gradients
@@ -20,12 +21,12 @@ from tru_core.graph import Graph
 from tru_core.interactions import Pairs, Shard, item_degrees
 from tru_core.ranking import rank_metrics
 from tru_core.sampling import Batch, NegativePool, iterate_batches, make_pool, plan_epoch
+from tru_core.settings import Settings
 
 OnEpoch = Callable[["TrainingState"], None]
 
 
-@dataclass(frozen=True)
-class FitSettings:
+class FitSettings(Settings):
     """How to train. Defaults: the common settings of the paper (A.1) and MGCN's schedule.
 
     Attributes:
@@ -37,13 +38,13 @@ class FitSettings:
         seed: Decides initial values, batches and negatives.
     """
 
-    max_epochs: int = 1000
-    patience: int = 20
-    batch_size: int = 2048
-    learning_rate: float = 1e-3
-    decay_factor: float = 0.96
-    decay_epochs: float = 50.0
-    seed: int = 0
+    max_epochs: PositiveInt = 1000
+    patience: PositiveInt = 20
+    batch_size: PositiveInt = 2048
+    learning_rate: PositiveFloat = 1e-3
+    decay_factor: float = Field(default=0.96, gt=0, le=1)
+    decay_epochs: PositiveFloat = 50.0
+    seed: NonNegativeInt = 0
 
 
 @dataclass
@@ -125,9 +126,7 @@ def restore_adam(optimizer: torch.optim.Adam, moments: Mapping[str, Tensor], ste
             }
 
 
-def train_step(
-    model: Backbone, graph: Graph, batch: Batch, optimizer: torch.optim.Optimizer
-) -> Tensor:
+def train_step(model: Backbone, graph: Graph, batch: Batch, optimizer: torch.optim.Optimizer) -> Tensor:
     """Take one descent step on a batch of the job; return this worker's share of the loss, detached."""
     optimizer.zero_grad(set_to_none=True)
     loss = model.loss(graph, batch).total()

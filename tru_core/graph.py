@@ -106,14 +106,15 @@ def items_from_users(graph: Graph, users: Float[Tensor, "user dim"]) -> Float[Te
     return graph.collective.all_sum(multiply_transposed(graph.user_item, users))
 
 
-def _inverse_root(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+def _inverse_root(degrees: NDArray) -> NDArray[np.float64]:
+    degrees = degrees.astype(np.float64)
     return np.divide(1.0, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
 
 
 def normalise_user_item(pairs: Pairs, shard: Shard, collective: Collective, dtype: torch.dtype) -> SparseMatrix:
     """Build R_w with entries 1/sqrt(degree_user * degree_item), without self-loops; degrees over all workers."""
-    by_user = _inverse_root(np.bincount(pairs.users, minlength=len(shard.user_rows)).astype(np.float64))
-    by_item = _inverse_root(item_degrees(pairs, collective).astype(np.float64))
+    by_user = _inverse_root(np.bincount(pairs.users, minlength=len(shard.user_rows)))
+    by_item = _inverse_root(item_degrees(pairs, collective))
     values = by_user[pairs.users] * by_item[pairs.items]
     shape = (len(shard.user_rows), shard.num_items)
     return make_sparse(pairs.users, pairs.items, values, shape=shape, dtype=dtype)

@@ -173,9 +173,7 @@ def _smallest(priorities: IntArray, count: int, collective: Collective) -> NDArr
     return priorities <= low
 
 
-def sample_request(
-    shard: Shard, collective: Collective, *, regime: Regime, share: float, seed: int
-) -> Request:
+def sample_request(shard: Shard, collective: Collective, *, regime: Regime, share: float, seed: int) -> Request:
     """Draw a uniform random share of the users, items or training pairs to forget.
 
     Who is drawn follows from (seed, row) alone, so that it does not depend on the number of

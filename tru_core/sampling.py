@@ -73,9 +73,7 @@ def make_pool(history: Pairs, degrees: IntArray) -> NegativePool:
     return NegativePool(history=history, items=items)
 
 
-def draw_negatives(
-    pairs: Pairs, user_rows: IntArray, pool: NegativePool, *, seed: int, epoch: int
-) -> IntArray:
+def draw_negatives(pairs: Pairs, user_rows: IntArray, pool: NegativePool, *, seed: int, epoch: int) -> IntArray:
     """Draw one uniform negative item for each pair, by rejection on a counter-based hash.
 
     Returns:

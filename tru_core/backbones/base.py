@@ -7,7 +7,7 @@ users and all items, and gives its loss on a batch in named terms. Nothing else 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from tru_core.graph import Graph
 from tru_core.hashing import hash_uniform, text_key
 from tru_core.interactions import IntArray
 from tru_core.sampling import Batch
+from tru_core.settings import Settings
 
 TableAxis = Literal["user", "item", "item_block"]
 
@@ -98,13 +99,14 @@ class Backbone(nn.Module, ABC):
     """A multimodal recommender whose users are sharded and whose items are shared."""
 
     anatomy: Anatomy
+    settings_type: ClassVar[type[Settings]]
 
     @abstractmethod
-    def __init__(self, inputs: BackboneInputs, settings: Mapping[str, Any]) -> None:
+    def __init__(self, inputs: BackboneInputs, settings: Settings) -> None:
         """Build the parameters with initial values that do not depend on the number of workers.
 
         Raises:
-            ConfigError: If a setting is unknown or out of range.
+            ConfigError: If the settings are another backbone's or the data set lacks what it needs.
         """
         super().__init__()
 
@@ -139,9 +141,7 @@ def initialise_linear(layer: nn.Linear, name: str, *, seed: int) -> None:
     rows = np.arange(layer.out_features)
     weight, dtype = layer.weight, layer.weight.dtype
     with torch.no_grad():
-        weight.copy_(
-            uniform_rows(f"{name}.weight", rows, layer.in_features, bound=bound, seed=seed, dtype=dtype)
-        )
+        weight.copy_(uniform_rows(f"{name}.weight", rows, layer.in_features, bound=bound, seed=seed, dtype=dtype))
         if layer.bias is not None:
             bias = uniform_rows(f"{name}.bias", rows, 1, bound=bound, seed=seed, dtype=dtype)
             layer.bias.copy_(bias[:, 0])
@@ -180,9 +180,7 @@ def complete_gradients(model: Backbone, collective: Collective) -> None:
     all_sum_list(gradients, collective)
 
 
-def gradient_norms(
-    model: Backbone, groups: Mapping[str, Iterable[str]], collective: Collective
-) -> dict[str, float]:
+def gradient_norms(model: Backbone, groups: Mapping[str, Iterable[str]], collective: Collective) -> dict[str, float]:
     """L2 norm of the job's gradient over each group of parameters, rows of all workers included.
 
     Call after :func:`complete_gradients`: the norm is of one whole batch's gradient, not a mean of

@@ -7,12 +7,12 @@ feature tables parameters, as the authors' code does; frozen, they are constants
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from tru_core.backbones.base import (
@@ -31,10 +31,10 @@ from tru_core.graph import Graph, items_from_users, multiply, users_from_items
 from tru_core.interactions import IntArray
 from tru_core.objective import bpr, half_squared_norm, info_nce
 from tru_core.sampling import Batch
+from tru_core.settings import Settings
 
 
-@dataclass(frozen=True)
-class MGCNSettings:
+class MGCNSettings(Settings):
     """Settings of MGCN; the defaults are those of the published code.
 
     Attributes:
@@ -47,43 +47,13 @@ class MGCNSettings:
         trainable_features: Train the raw feature tables too.
     """
 
-    embedding_size: int = 64
-    user_item_layers: int = 2
-    item_item_layers: int = 1
-    contrastive_weight: float = 0.01
-    contrastive_temperature: float = 0.2
-    regulariser_weight: float = 1e-4
+    embedding_size: PositiveInt = 64
+    user_item_layers: NonNegativeInt = 2
+    item_item_layers: NonNegativeInt = 1
+    contrastive_weight: NonNegativeFloat = 0.01
+    contrastive_temperature: PositiveFloat = 0.2
+    regulariser_weight: NonNegativeFloat = 1e-4
     trainable_features: bool = False
-
-
-def parse_settings(values: Mapping[str, Any]) -> MGCNSettings:
-    """Check settings by name.
-
-    Raises:
-        ConfigError: If a name is unknown or a value out of range.
-    """
-    known = [field.name for field in fields(MGCNSettings)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ConfigError(f"backbone mgcn has no setting {unknown[0]!r}; it has {', '.join(known)}")
-    settings = MGCNSettings(**values)
-    whole = {
-        "embedding_size": settings.embedding_size,
-        "user_item_layers": settings.user_item_layers,
-        "item_item_layers": settings.item_item_layers,
-    }
-    for name, value in whole.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < (1 if name == "embedding_size" else 0):
-            raise ConfigError(f"backbone.{name} must be a whole number of at least 0 (size: 1), found {value!r}")
-    if not settings.contrastive_temperature > 0:
-        raise ConfigError(
-            f"backbone.contrastive_temperature must be above 0, found {settings.contrastive_temperature!r}"
-        )
-    for name in ("contrastive_weight", "regulariser_weight"):
-        value = getattr(settings, name)
-        if not 0 <= value < float("inf"):
-            raise ConfigError(f"backbone.{name} must be finite and at least 0, found {value!r}")
-    return settings
 
 
 @dataclass(frozen=True)
@@ -104,9 +74,13 @@ class MGCN(Backbone):
     over modalities with a preference gate; ``out = content + side``, score = inner product.
     """
 
-    def __init__(self, inputs: BackboneInputs, settings: Mapping[str, Any]) -> None:
+    settings_type = MGCNSettings
+
+    def __init__(self, inputs: BackboneInputs, settings: Settings) -> None:
         super().__init__(inputs, settings)
-        self.settings = parse_settings(settings)
+        if not isinstance(settings, MGCNSettings):
+            raise ConfigError(f"backbone mgcn takes MGCNSettings, found {type(settings).__name__}")
+        self.settings = settings
         if not inputs.features:
             raise ConfigError("backbone mgcn needs at least one modality; the data set has none")
         self.modalities = tuple(sorted(inputs.features))

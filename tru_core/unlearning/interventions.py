@@ -69,8 +69,7 @@ def branch_scale(
     _check_energies(retain_energy, "the retain gradient's norm")
     _check_energies(forget_energy, "the forget gradient's norm")
     return {
-        branch: max(floor, min(1.0, retain_energy[branch] / (forget_energy[branch] + eps)))
-        for branch in forget_energy
+        branch: max(floor, min(1.0, retain_energy[branch] / (forget_energy[branch] + eps))) for branch in forget_energy
     }
 
 

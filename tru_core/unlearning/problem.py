@@ -7,7 +7,7 @@ import torch
 
 from tru_core.backbones.base import Backbone
 from tru_core.collective import Collective, all_sum_number
-from tru_core.errors import AuditError, DataError, PolicyError
+from tru_core.errors import AuditError, PolicyError
 from tru_core.graph import Graph, ItemNeighbours, build_graph
 from tru_core.interactions import Pairs, Request, Shard, split_by_request, without_subjects
 from tru_core.ranking import RankingMetrics, rank_metrics
@@ -55,7 +55,6 @@ def make_problem(
 
     Raises:
         AuditError: If the workers together hold another number of pairs to forget than expected.
-        DataError: If the request names no training pair.
         PolicyError: If it names all of them.
     """
     forget, retain = split_by_request(shard.train, shard, request)
@@ -66,12 +65,16 @@ def make_problem(
             f"the workers hold {num_forget} of the {expected_num_forget} interactions that the request names. "
             "Nothing was changed. The snapshot and the request disagree: plan the batch again."
         )
-    if not num_forget:
-        raise DataError("the request names no training interaction of this snapshot: there is nothing to forget")
     if not num_retain:
         raise PolicyError(
             "the request names every training interaction: nothing would be left to retain. Nothing was changed. "
             "Withdraw the model instead."
+        )
+    graph_with = build_graph(shard.train, shard, item_neighbours, collective, dtype=dtype)
+    graph_without = graph_with
+    if num_forget:
+        graph_without = build_graph(
+            retain, shard, item_neighbours, collective, deleted_items=request.items, dtype=dtype
         )
     return Problem(
         shard=shard,
@@ -79,10 +82,8 @@ def make_problem(
         forget=forget,
         retain=retain,
         num_forget=num_forget,
-        graph_with=build_graph(shard.train, shard, item_neighbours, collective, dtype=dtype),
-        graph_without=build_graph(
-            retain, shard, item_neighbours, collective, deleted_items=request.items, dtype=dtype
-        ),
+        graph_with=graph_with,
+        graph_without=graph_without,
         valid=without_subjects(shard.valid, shard, request),
         test=without_subjects(shard.test, shard, request),
     )

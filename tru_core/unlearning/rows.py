@@ -16,9 +16,7 @@ from tru_core.backbones.base import Backbone
 from tru_core.interactions import IntArray, Request, Shard, positions_of
 
 
-def _subject_rows(
-    model: Backbone, table: str, shard: Shard, request: Request
-) -> tuple[NDArray[np.int64], IntArray]:
+def _subject_rows(model: Backbone, table: str, shard: Shard, request: Request) -> tuple[NDArray[np.int64], IntArray]:
     """Places inside this worker's part of a table, and the vocabulary rows that stand there."""
     axis = model.anatomy.tables[table]
     if axis == "user":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from tru_core.backbones.base import Backbone, LossTerms, complete_gradients, gradient_norms, num_parameters
 from tru_core.errors import ConfigError, NumericsError
@@ -33,13 +34,13 @@ from tru_core.fit import (
 from tru_core.graph import Graph
 from tru_core.hashing import text_key
 from tru_core.sampling import Batch, EpochPlan, check_all_visited, iterate_batches, plan_epoch
+from tru_core.settings import Settings
 from tru_core.unlearning.interventions import GateSign, branch_scale, gate_gradient, select_modules
 from tru_core.unlearning.problem import Problem, evaluate
 from tru_core.unlearning.rows import reset_subject_rows, subjects_removed
 
 
-@dataclass(frozen=True)
-class TRUSettings:
+class TRUSettings(Settings):
     """Settings of TRU. Where the paper is silent the choice, its reason and its switch stand here.
 
     Attributes:
@@ -77,28 +78,28 @@ class TRUSettings:
         seed: Decides batches, negatives and fresh rows.
     """
 
-    epochs: int = 3
-    patience: int = 3
-    reverse_ratio: float = 0.2
-    learning_rate: float = 1e-3
-    reverse_learning_rate: float | None = None
-    batch_size: int = 2048
+    epochs: PositiveInt = 3
+    patience: PositiveInt = 3
+    reverse_ratio: float = Field(default=0.2, gt=0, lt=1)
+    learning_rate: PositiveFloat = 1e-3
+    reverse_learning_rate: PositiveFloat | None = None
+    batch_size: PositiveInt = 2048
     gate: bool = True
-    gate_weight: float = 1e-4
+    gate_weight: NonNegativeFloat = 1e-4
     gate_sign: GateSign = "shrink"
     branch_scaling: bool = True
-    scale_floor: float = 0.1
+    scale_floor: float = Field(default=0.1, gt=0, le=1)
     isolation: bool = True
-    module_share: float = 0.5
-    min_parameter_share: float = 0.05
+    module_share: float = Field(default=0.5, gt=0, le=1)
+    min_parameter_share: float = Field(default=0.05, ge=0, le=1)
     excluded_modules: tuple[str, ...] = ()
-    energy_batches: int = 3
+    energy_batches: PositiveInt = 3
     reverse_optimizer: Literal["adam", "sgd"] = "adam"
     reverse_objective: Literal["ranking", "full"] = "ranking"
-    max_gradient_norm: float | None = None
-    repair_batches: int | None = None
+    max_gradient_norm: PositiveFloat | None = None
+    repair_batches: PositiveInt | None = None
     reset_subjects: bool = True
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
 
 def candidate_score(valid_recall: float, forget_recall: float) -> float:

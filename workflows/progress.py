@@ -1,0 +1,96 @@
+"""Progress of the workers on the driver's terminal: bars where there is a terminal, plain lines where there is none."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.exceptions
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+POLL_SECONDS = 0.5
+LINE_SECONDS = 10.0
+
+
+class Board:
+    """What the workers last said, by stage. Holds recalls and epochs, never rows of people."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, dict[str, Any]] = {}
+
+    def tell(self, stage: str, epoch: int, max_epochs: int, numbers: dict[str, float]) -> None:
+        self.stages[stage] = {"epoch": epoch, "max_epochs": max_epochs, "numbers": numbers}
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        return self.stages
+
+
+def open_board() -> Any:
+    """Start the actor that workers tell their progress to. It takes no CPU from them."""
+    return ray.remote(num_cpus=0)(Board).remote()
+
+
+def _describe(stage: dict[str, Any]) -> str:
+    numbers = stage["numbers"]
+    text = f"validation recall@20 {numbers['valid_recall20']:.4f}"
+    if "forget_recall20" in numbers:
+        text += f", forget recall@20 {numbers['forget_recall20']:.4f}"
+    return text
+
+
+def _poll(board: Any) -> dict[str, dict[str, Any]]:
+    try:
+        return ray.get(board.read.remote(), timeout=5)
+    except ray.exceptions.RayError:
+        return {}
+
+
+def _show_bars(board: Any, stop: threading.Event) -> None:
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), TextColumn("epoch {task.completed:.0f}"))
+    with Progress(
+        *columns, TimeElapsedColumn(), TextColumn("{task.fields[said]}"), console=Console(stderr=True)
+    ) as bars:
+        tasks: dict[str, Any] = {}
+        is_last = False
+        while not is_last:
+            is_last = stop.wait(POLL_SECONDS)
+            for name, stage in _poll(board).items():
+                if name not in tasks:
+                    tasks[name] = bars.add_task(name, total=stage["max_epochs"], said="")
+                bars.update(tasks[name], completed=stage["epoch"], said=_describe(stage))
+            if is_last:
+                for task in tasks.values():
+                    bars.update(task, total=bars.tasks[task].completed)
+
+
+def _show_lines(board: Any, stop: threading.Event) -> None:
+    last: dict[str, int] = {}
+    is_last = False
+    while not is_last:
+        is_last = stop.wait(LINE_SECONDS)
+        for name, stage in _poll(board).items():
+            if last.get(name) != stage["epoch"]:
+                last[name] = stage["epoch"]
+                stamp = time.strftime("%H:%M:%S", time.gmtime())
+                sys.stderr.write(f"{stamp} {name}: epoch {stage['epoch']}, {_describe(stage)}\n")
+
+
+@contextmanager
+def follow(board: Any) -> Iterator[None]:
+    """Show what a board is told on standard error while the block runs. None shows nothing."""
+    if board is None:
+        yield
+        return
+    stop = threading.Event()
+    show = _show_bars if sys.stderr.isatty() else _show_lines
+    thread = threading.Thread(target=show, args=(board, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)

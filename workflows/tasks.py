@@ -1,0 +1,58 @@
+"""What the driver asks of the workers, as checked values that travel as JSON."""
+
+from typing import Literal
+
+from pydantic import NonNegativeInt
+
+from tru_core.settings import Settings
+from workflows.config import ForgetConfig, JobConfig
+from workflows.storage import FileEntry
+
+
+class RequestRows(Settings):
+    """A request by vocabulary rows, as the planner of a deletion writes it."""
+
+    users: list[NonNegativeInt]
+    items: list[NonNegativeInt]
+    pairs: list[tuple[NonNegativeInt, NonNegativeInt]]
+    num_train_pairs: NonNegativeInt
+    """Training pairs that the request names, counted by the planner: the workers must find as many."""
+
+
+class Stage(Settings):
+    """One step of a task.
+
+    Attributes:
+        name: Unique in the task; results and models lie under it.
+        kind: ``fit`` trains from scratch, ``unlearn`` runs TRU, ``evaluate`` only measures.
+        retained_only: For ``fit``: train on the retained pairs (Retrain), not on all (Original).
+        source: For ``unlearn`` and ``evaluate``: the stage whose model it starts from, or ``original``.
+        edges_in: For ``evaluate``: leave the deleted edges in the graph.
+    """
+
+    name: str
+    kind: Literal["fit", "unlearn", "evaluate"]
+    retained_only: bool = False
+    source: str = "original"
+    edges_in: bool = False
+
+
+class WorkerTask(Settings):
+    """What the workers of one run are asked to do. Travels to them as JSON.
+
+    Attributes:
+        job: The job file.
+        run_id: Where checkpoints and results lie.
+        snapshot: The data set's manifest.
+        forget: How to draw the request, or None where nothing is forgotten.
+        request: The request's file of rows, or None where it is drawn or nothing is forgotten.
+        original: Manifest of the trained model to start from, or None where a stage ``original`` trains it.
+    """
+
+    job: JobConfig
+    run_id: str
+    snapshot: FileEntry
+    stages: list[Stage]
+    forget: ForgetConfig | None = None
+    request: FileEntry | None = None
+    original: FileEntry | None = None

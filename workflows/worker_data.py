@@ -1,0 +1,62 @@
+"""One worker's part of a snapshot: its user buckets and item buckets as the core's types."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tru_core.backbones import ItemFeatures
+from tru_core.collective import Collective
+from tru_core.graph import ItemNeighbours
+from tru_core.hashing import user_bucket
+from tru_core.interactions import Pairs, Shard, make_pairs
+from workflows.snapshot import (
+    TEST,
+    TRAIN,
+    VALID,
+    SnapshotManifest,
+    item_bucket_range,
+    read_features,
+    read_interactions,
+    read_item_graph,
+)
+from workflows.storage import ObjectStore
+
+
+@dataclass(frozen=True)
+class WorkerData:
+    """One worker's part of a snapshot."""
+
+    manifest: SnapshotManifest
+    shard: Shard
+    features: dict[str, ItemFeatures]
+    item_neighbours: dict[str, ItemNeighbours]
+
+
+def load_data(store: ObjectStore, manifest: SnapshotManifest, collective: Collective, dtype: torch.dtype) -> WorkerData:
+    """Read this worker's user buckets and item buckets, and the item graphs, which all workers share."""
+    rank, world = collective.rank, collective.world_size
+    user_rows = np.arange(manifest.num_users)
+    user_rows = user_rows[user_bucket(user_rows, manifest.num_user_buckets) % world == rank]
+    table = read_interactions(store, manifest, range(rank, manifest.num_user_buckets, world))
+    positions = np.searchsorted(user_rows, table.user_rows)
+
+    def part(split: int) -> Pairs:
+        chosen = table.split == split
+        return make_pairs(positions[chosen], table.item_rows[chosen], num_items=manifest.num_items)
+
+    item_buckets = range(rank, manifest.num_item_buckets, world)
+    ranges = [item_bucket_range(manifest.num_items, manifest.num_item_buckets, bucket) for bucket in item_buckets]
+    item_rows = np.concatenate([np.zeros(0, dtype=np.int64), *(np.asarray(r, dtype=np.int64) for r in ranges)])
+    features, neighbours = {}, {}
+    for modality in manifest.features:
+        values = read_features(store, manifest, modality, item_buckets)
+        features[modality] = ItemFeatures(item_rows, torch.from_numpy(values).to(dtype))
+        items, others, similarity = read_item_graph(store, manifest, modality)
+        neighbours[modality] = ItemNeighbours(items, others, similarity.astype(np.float64))
+    return WorkerData(
+        manifest=manifest,
+        shard=Shard(user_rows, manifest.num_users, manifest.num_items, part(TRAIN), part(VALID), part(TEST)),
+        features=features,
+        item_neighbours=neighbours,
+    )
