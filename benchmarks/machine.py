@@ -91,9 +91,7 @@ def _version(package: str) -> str:
 
 def _git(*arguments: str) -> str:
     """What git prints in this repository; empty outside one."""
-    done = subprocess.run(
-        ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 
 

@@ -56,9 +56,7 @@ def marked_blocks(text: str) -> list[Block]:
             continue
         where = mark["where"].removeprefix(":").strip()
         if where not in ("", "repository root"):
-            raise ReadmeError(
-                f"line {index + 1}: expected 'ci' or 'ci: repository root', found 'ci: {where}'"
-            )
+            raise ReadmeError(f"line {index + 1}: expected 'ci' or 'ci: repository root', found 'ci: {where}'")
         fence = FENCE.match(lines[index + 1]) if index + 1 < len(lines) else None
         if not fence or fence["language"] != "bash":
             raise ReadmeError(f"line {index + 1}: expected ```bash on the line after the mark")
@@ -140,9 +138,7 @@ def run_readme(readme: Path, *, list_only: bool) -> int:
 
 def main() -> int:
     """Run or list the blocks; 0 when all succeeded, else 1 with the reason on stderr."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("readme", nargs="?", type=Path, default=REPOSITORY / "README.md")
     parser.add_argument("--list", action="store_true", help="print the marked blocks and run nothing")
     options = parser.parse_args()

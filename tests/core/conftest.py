@@ -1,8 +1,9 @@
 """Every call into ``tru_core`` made by these tests has its shapes and dtypes checked against its signature.
 
-The hook rewrites modules when they are imported, so it stands before any import of ``tru_core``.
+The hook rewrites modules when they are imported, so it stands before any import of ``tru_core``. It reads
+annotations as type checkers do: an int is a float (PEP 484's numeric tower).
 """
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["tru_core"], "beartype.beartype")
+install_import_hook(["tru_core"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
