@@ -1,0 +1,100 @@
+"""Which columns of the raw interaction tables are user, item, split and timestamp, and whether their types fit."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from tru_core.errors import DataError
+from workflows.ingest.layouts import RawData, TableFile
+from workflows.ingest.problems import NOTHING_WRITTEN
+from workflows.ingest.settings import ColumnNames
+
+_DEFAULTS = {
+    "tru": ("user_id", "item_id", ("split", "x_label")),
+    "mmrec": ("userID", "itemID", ("x_label", "split")),
+    "recbole": ("user_id", "item_id", ("split", "x_label")),
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns that are read. None: the data has no such column."""
+
+    user: str
+    item: str
+    split: str | None
+    timestamp: str | None
+
+    @property
+    def present(self) -> list[str]:
+        return [name for name in (self.user, self.item, self.split, self.timestamp) if name is not None]
+
+
+def find_columns(raw: RawData, names: ColumnNames) -> Columns:
+    """Find the columns of the interaction tables and compare the tables with each other.
+
+    Raises:
+        DataError: A column is missing or has a type that cannot mean what it should, or two files differ.
+    """
+    user, item, splits = _DEFAULTS[raw.layout]
+    first = raw.tables[0]
+    chosen = Columns(
+        user=_require(first, names.user or user),
+        item=_require(first, names.item or item),
+        split=_require(first, names.split) if names.split else _first_of(first, splits),
+        timestamp=_require(first, names.timestamp) if names.timestamp else _first_of(first, ("timestamp",)),
+    )
+    _check_type(first, chosen.user, ("integer", "string", "float"))
+    _check_type(first, chosen.item, ("integer", "string", "float"))
+    if chosen.split:
+        _check_type(first, chosen.split, ("integer", "string"))
+    if chosen.timestamp:
+        _check_type(first, chosen.timestamp, ("integer", "string", "float", "time"))
+    for table in raw.tables[1:]:
+        for name in chosen.present:
+            expected, found = type_family(first.columns[name]), table.columns.get(name)
+            if found is None or type_family(found) != expected:
+                raise DataError(
+                    f"{table.key} and {first.key} differ: column {name} is {first.columns[name]} in {first.key} and "
+                    f"{found or 'missing'} in {table.key}. {NOTHING_WRITTEN} Give all files the same columns and types."
+                )
+    return chosen
+
+
+def _first_of(table: TableFile, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in table.columns), None)
+
+
+def _require(table: TableFile, name: str) -> str:
+    if name not in table.columns:
+        near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.4)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise DataError(
+            f"{table.key}: expected a column {name}, found {', '.join(table.columns)}. {hint}{NOTHING_WRITTEN} Rename "
+            f"the column, or name it under `columns` in the job file."
+        )
+    return name
+
+
+def _check_type(table: TableFile, name: str, allowed: tuple[str, ...]) -> None:
+    kind = table.columns[name]
+    if type_family(kind) not in allowed:
+        raise DataError(
+            f"{table.key}, column {name}: expected type {' or '.join(allowed)}, found {kind}. {NOTHING_WRITTEN} "
+            f"Cast the column."
+        )
+
+
+def type_family(kind: pa.DataType) -> str:
+    """integer, float, string or time; of a dictionary the family of its values; else the type's own name."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests: dict[str, Callable[[pa.DataType], bool]] = {
+        "integer": pa.types.is_integer,
+        "float": pa.types.is_floating,
+        "string": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+        "time": lambda kind: pa.types.is_timestamp(kind) or pa.types.is_date(kind),
+    }
+    return next((name for name, test in tests.items() if test(kind)), str(kind))
