@@ -167,6 +167,20 @@ def test_leftovers_are_none_after_ordinary_work(any_store: ObjectStore) -> None:
     assert any_store.read("a") == b"1"
 
 
+@pytest.mark.ray
+@pytest.mark.s3
+def test_a_ray_worker_uses_the_store_with_its_own_credentials(seaweed_store: S3Store, ray_session: None) -> None:
+    import ray
+
+    @ray.remote
+    def write(store: ObjectStore) -> tuple[bool, bytes]:
+        return store.put_if_absent("by/worker", b"1"), store.read("by/driver")
+
+    seaweed_store.put_if_absent("by/driver", b"2")
+    assert ray.get(write.remote(seaweed_store)) == (True, b"2")
+    assert not seaweed_store.put_if_absent("by/worker", b"1")
+
+
 # --- logs ---------------------------------------------------------------------------------------
 
 

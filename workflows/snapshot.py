@@ -69,13 +69,13 @@ __all__ = [
 
 TRAIN, VALID, TEST = 0, 1, 2
 
+_NPY_MAGIC = b"\x93NUMPY"
+
 Entry = TypeVar("Entry")
 
 VOCABULARY_SCHEMA = pa.schema([("id", pa.string()), ("row", pa.int64())])
 INTERACTION_SCHEMA = pa.schema([("user_row", pa.int64()), ("item_row", pa.int64()), ("split", pa.int8())])
-ITEM_GRAPH_SCHEMA = pa.schema(
-    [("item_row", pa.int64()), ("neighbour_row", pa.int64()), ("similarity", pa.float32())]
-)
+ITEM_GRAPH_SCHEMA = pa.schema([("item_row", pa.int64()), ("neighbour_row", pa.int64()), ("similarity", pa.float32())])
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,7 @@ def _manifest_entry(entry: LogEntry, dataset: str) -> FileEntry:
         raise IntegrityError(f"log of data set {dataset}: entry {entry.number} names no manifest.") from error
 
 
-def read_interactions(
-    store: ObjectStore, manifest: SnapshotManifest, buckets: Iterable[int]
-) -> InteractionTable:
+def read_interactions(store: ObjectStore, manifest: SnapshotManifest, buckets: Iterable[int]) -> InteractionTable:
     """Read the interactions of some user buckets, one bucket after the other.
 
     Raises:
@@ -194,10 +192,7 @@ def read_features(
     for bucket in item_buckets:
         num_rows = len(item_bucket_range(manifest.num_items, manifest.num_item_buckets, bucket))
         file = entry.files[bucket]
-        try:
-            block = np.load(io.BytesIO(read_verified(store, file)), allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise IntegrityError(f"{file.key} is no plain array: {error}. It was not used.") from error
+        block = _load_array(read_verified(store, file), file)
         found, expected = (block.shape, str(block.dtype)), ((num_rows, entry.num_columns), entry.dtype)
         _require(found == expected, file, f"expected shape and dtype {expected}, found {found}")
         blocks.append(block)
@@ -221,9 +216,7 @@ def read_item_graph(
         is_own = (items >= own.start) & (items < own.stop)
         _require(bool(is_own.all()), file, f"{int((~is_own).sum())} rows belong to other buckets")
         _require_rows_below(neighbours, manifest.num_items, file, "neighbour_row")
-        _require(
-            bool(np.isfinite(similarity).all()), file, "column similarity has values that are not finite"
-        )
+        _require(bool(np.isfinite(similarity).all()), file, "column similarity has values that are not finite")
         columns.append((items, neighbours, similarity))
     return (
         _join([items for items, _, _ in columns], np.int64),
@@ -265,6 +258,15 @@ def _read_table(store: ObjectStore, entry: FileEntry, schema: pa.Schema) -> pa.T
     for name in schema.names:
         _require(table.column(name).null_count == 0, entry, f"column {name} has nulls")
     return table
+
+
+def _load_array(body: bytes, entry: FileEntry) -> np.ndarray:
+    """Decode a .npy file that holds numbers. Neither archives nor Python objects: these could run code."""
+    _require(body.startswith(_NPY_MAGIC), entry, "it is no .npy file")
+    try:
+        return np.load(io.BytesIO(body), allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise IntegrityError(f"{entry.key} holds no plain array: {error}. It was not used.") from error
 
 
 def _of_modality(entries: dict[str, Entry], modality: str, what: str) -> Entry:

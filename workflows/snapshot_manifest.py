@@ -86,9 +86,7 @@ class SnapshotManifest(_Frozen):
         """Every bucket has its file, and every file lies with this data set's snapshots."""
         check_name(self.dataset)
         if [entry.bucket for entry in self.interactions] != list(range(self.num_user_buckets)):
-            raise ValueError(
-                f"interactions must name the buckets 0..{self.num_user_buckets - 1}, each once, in order"
-            )
+            raise ValueError(f"interactions must name the buckets 0..{self.num_user_buckets - 1}, each once, in order")
         for what, entries in (("features", self.features), ("item_graphs", self.item_graphs)):
             for modality, entry in entries.items():
                 if len(entry.files) != self.num_item_buckets:
@@ -101,9 +99,7 @@ class SnapshotManifest(_Frozen):
         folder = f"{snapshots_prefix(self.dataset)}/"
         for file in manifest_files(self):
             if not file.key.startswith(folder):
-                raise IntegrityError(
-                    f"manifest of {self.dataset} names {file.key}, which lies outside {folder}."
-                )
+                raise IntegrityError(f"manifest of {self.dataset} names {file.key}, which lies outside {folder}.")
         return self
 
 
@@ -131,8 +127,7 @@ def read_manifest(store: ObjectStore, entry: FileEntry) -> SnapshotManifest:
         version = _SchemaVersion.model_validate_json(body).schema_version
         if version > SCHEMA_VERSION:
             raise ConfigError(
-                f"{entry.key} has schema version {version}, this program reads {SCHEMA_VERSION}. "
-                f"Update the program."
+                f"{entry.key} has schema version {version}, this program reads {SCHEMA_VERSION}. Update the program."
             )
         return SnapshotManifest.model_validate_json(body)
     except ValidationError as error:

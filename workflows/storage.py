@@ -278,9 +278,7 @@ def canonical_json(value: Any, *, where: str) -> bytes:
     try:
         text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     except ValueError as error:
-        raise NumericsError(
-            f"{where} was to hold a number that JSON cannot: {error}. Nothing was written."
-        ) from error
+        raise NumericsError(f"{where} was to hold a number that JSON cannot: {error}. Nothing was written.") from error
     return text.encode()
 
 

@@ -15,8 +15,7 @@ MAX_PREFIX_BYTES = 120  # with MAX_KEY_BYTES below the 1024 bytes of S3
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _METADATA_HOSTS = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
 _METADATA_ADDRESSES = tuple(
-    ipaddress.ip_address(text)
-    for text in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16")
+    ipaddress.ip_address(text) for text in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16")
 )
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -52,9 +51,7 @@ class StorageConfig(BaseModel):
         else:
             folder_of_url(self.url)
             if self.endpoint_url is not None:
-                raise ConfigError(
-                    f"storage {self.url!r} is a folder and has no endpoint: remove endpoint_url."
-                )
+                raise ConfigError(f"storage {self.url!r} is a folder and has no endpoint: remove endpoint_url.")
         return self
 
 
@@ -123,9 +120,7 @@ def check_endpoint(endpoint_url: str, *, is_looked_up: bool = False) -> None:
         )
     is_loopback = host == "localhost" or any(address.is_loopback for address in written)
     if parts.scheme == "http" and not is_loopback:
-        raise ConfigError(
-            f"storage endpoint {endpoint_url!r} is not encrypted. Use https; http is for loopback."
-        )
+        raise ConfigError(f"storage endpoint {endpoint_url!r} is not encrypted. Use https; http is for loopback.")
 
 
 def _is_metadata(address: Address) -> bool:

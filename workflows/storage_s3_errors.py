@@ -59,9 +59,7 @@ def explain_failure(error: Exception, call: S3Call) -> Failure:
         return _explain_answer(error, call)
     kind = type(error).__name__
     if isinstance(error, _NO_CREDENTIALS):
-        text = (
-            "no usable credentials were found. Set them in the environment or in the AWS configuration files"
-        )
+        text = "no usable credentials were found. Set them in the environment or in the AWS configuration files"
         return Failure(AccessError(f"{call}: {text} ({kind})."), can_retry=False)
     if isinstance(error, _UNREACHABLE):
         text = f"the endpoint cannot be reached ({kind}; {call.effort}). Check its address, DNS and TLS"
@@ -89,19 +87,13 @@ def _explain_answer(error: boto.ClientError, call: S3Call) -> Failure:
         return Failure(TransientError(f"{call}: {text}"), can_retry=False)
     if status in (401, 403):
         folder = call.name.rpartition("/")[0]
-        text = (
-            f"access denied ({status} {code}): {call.action} in bucket {call.bucket!r}, prefix {folder!r}, "
-        )
-        text += (
-            f"at {call.endpoint_url}. It was not tried again. Grant this action, or use other credentials."
-        )
+        text = f"access denied ({status} {code}): {call.action} in bucket {call.bucket!r}, prefix {folder!r}, "
+        text += f"at {call.endpoint_url}. It was not tried again. Grant this action, or use other credentials."
         return Failure(AccessError(text), can_retry=False)
     if status >= 500 or status in (409, 429) or code in _THROTTLE_CODES:
         text = f"the service failed ({status} {code}; {call.effort}). {_again(call)}"
         return Failure(TransientError(f"{call}: {text}"), can_retry=True)
-    return Failure(
-        AccessError(f"{call}: the service refused the request ({status} {code})."), can_retry=False
-    )
+    return Failure(AccessError(f"{call}: the service refused the request ({status} {code})."), can_retry=False)
 
 
 def status_of(error: boto.ClientError) -> int:
