@@ -8,13 +8,14 @@ loss, and each replicated parameter holds a share that :func:`all_sum_list` comp
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
+@runtime_checkable
 class Collective(Protocol):
     """The workers of one job. Every method is entered by all of them, in the same order."""
 

@@ -15,7 +15,7 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scramble 64 bits: the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    return np.asarray(value ^ (value >> np.uint64(31)))
 
 
 def hash_keys(*keys: ArrayLike) -> NDArray[np.uint64]:
@@ -26,18 +26,18 @@ def hash_keys(*keys: ArrayLike) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
         state = np.zeros((), dtype=np.uint64)
         for key in keys:
-            state = _mix(state + _GOLDEN_GAMMA * (np.asarray(key).astype(np.uint64) + np.uint64(1)))
+            state = _mix(np.asarray(state + _GOLDEN_GAMMA * (np.asarray(key).astype(np.uint64) + np.uint64(1))))
     return np.asarray(state)
 
 
 def hash_below(limit: int, *keys: ArrayLike) -> NDArray[np.int64]:
     """Hash keys to integers in [0, limit). The bias of the remainder is below limit / 2**64."""
-    return (hash_keys(*keys) % np.uint64(limit)).astype(np.int64)
+    return np.asarray(hash_keys(*keys) % np.uint64(limit)).astype(np.int64)
 
 
 def hash_uniform(*keys: ArrayLike) -> NDArray[np.float64]:
     """Hash keys to float64 in [0, 1), with 53 random bits each."""
-    return (hash_keys(*keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return np.asarray((hash_keys(*keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def text_key(text: str) -> int:

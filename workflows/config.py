@@ -116,12 +116,15 @@ class JobConfig(Settings):
         dataset: Name of an imported data set.
         model: Name under which versions are published.
         precision: Floating point of parameters and propagation.
+        feature_scaling: ``standardised`` gives every feature column mean 0 and deviation 1 before it enters the
+            backbone; ``raw`` is what the published code does. Standardised won on the real set it was tried on.
     """
 
     storage: StorageConfig
     dataset: Annotated[str, AfterValidator(check_name)]
     model: Annotated[str, AfterValidator(check_name)]
     precision: Literal["float32", "float64"] = "float32"
+    feature_scaling: Literal["standardised", "raw"] = "standardised"
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     fit: FitSettings = Field(default_factory=FitSettings)
     forget: ForgetConfig = Field(default_factory=ForgetConfig)

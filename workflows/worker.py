@@ -51,7 +51,13 @@ class TaskRun:
         self.task, self.collective, self.on_progress = task, collective, on_progress
         self.store = open_store(task.job.storage)
         self.dtype = torch.float64 if task.job.precision == "float64" else torch.float32
-        self.data = load_data(self.store, read_manifest(self.store, task.snapshot), collective, self.dtype)
+        self.data = load_data(
+            self.store,
+            read_manifest(self.store, task.snapshot),
+            collective,
+            dtype=self.dtype,
+            standardised=task.job.feature_scaling == "standardised",
+        )
 
     def run(self) -> Results:
         """Run the stages that have no result yet; return every stage's result by name."""
@@ -119,6 +125,7 @@ class TaskRun:
         return {
             "backbone": {"name": job.backbone.name, "settings": job.backbone.parsed().model_dump(mode="json")},
             "precision": job.precision,
+            "feature_scaling": job.feature_scaling,
             "dataset": manifest.dataset,
             "num_users": manifest.num_users,
             "num_items": manifest.num_items,

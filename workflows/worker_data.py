@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tru_core.backbones import ItemFeatures
 from tru_core.collective import Collective
@@ -33,8 +34,30 @@ class WorkerData:
     item_neighbours: dict[str, ItemNeighbours]
 
 
-def load_data(store: ObjectStore, manifest: SnapshotManifest, collective: Collective, dtype: torch.dtype) -> WorkerData:
-    """Read this worker's user buckets and item buckets, and the item graphs, which all workers share."""
+def standardise(values: Tensor, collective: Collective) -> Tensor:
+    """Give every column mean 0 and deviation 1 over the rows of all workers; a constant column becomes 0."""
+    wide = values.double()
+    sums = collective.all_sum(torch.stack([wide.sum(dim=0), torch.full_like(wide[:1].sum(dim=0), float(len(wide)))]))
+    mean = sums[0] / sums[1]
+    centred = wide - mean
+    variance = collective.all_sum(centred.square().sum(dim=0)) / sums[1]
+    scale = torch.where(variance > 0, variance.clamp_min(1e-300).rsqrt(), 0.0)
+    return (centred * scale).to(values.dtype)
+
+
+def load_data(
+    store: ObjectStore,
+    manifest: SnapshotManifest,
+    collective: Collective,
+    *,
+    dtype: torch.dtype,
+    standardised: bool,
+) -> WorkerData:
+    """Read this worker's user buckets and item buckets, and the item graphs, which all workers share.
+
+    Args:
+        standardised: Scale the features by column, see :func:`standardise`.
+    """
     rank, world = collective.rank, collective.world_size
     user_rows = np.arange(manifest.num_users)
     user_rows = user_rows[user_bucket(user_rows, manifest.num_user_buckets) % world == rank]
@@ -50,8 +73,9 @@ def load_data(store: ObjectStore, manifest: SnapshotManifest, collective: Collec
     item_rows = np.concatenate([np.zeros(0, dtype=np.int64), *(np.asarray(r, dtype=np.int64) for r in ranges)])
     features, neighbours = {}, {}
     for modality in manifest.features:
-        values = read_features(store, manifest, modality, item_buckets)
-        features[modality] = ItemFeatures(item_rows, torch.from_numpy(values).to(dtype))
+        values = torch.from_numpy(read_features(store, manifest, modality, item_buckets)).to(dtype)
+        values = standardise(values, collective) if standardised else values
+        features[modality] = ItemFeatures(item_rows, values)
         items, others, similarity = read_item_graph(store, manifest, modality)
         neighbours[modality] = ItemNeighbours(items, others, similarity.astype(np.float64))
     return WorkerData(

@@ -1,0 +1,201 @@
+"""The command line: ``tru data import | train | unlearn | compare | sweep | delete run | result | demo``.
+
+Every command takes ``--json`` and then prints one JSON object on standard output and nothing else
+there; progress and errors go to standard error. Exit codes are those of ``tru_core.errors``.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tru_core.errors import ConfigError, TruError
+from workflows.tables import print_comparison, print_figures
+
+Command = Callable[[argparse.Namespace], dict[str, Any]]
+
+EXIT_CODES = """exit codes: 0 ok, 2 wrong configuration, 3 bad data, 4 storage unreachable, denied or missing,
+5 conflict, 6 audit not passed, 7 retries used up, 8 damaged or unsafe file, 9 refused by policy, 130 interrupted"""
+
+
+def split_dataset_url(url: str) -> tuple[str, str]:
+    """Part ``<storage>/datasets/<name>`` into the storage's URL and the data set's name.
+
+    Raises:
+        ConfigError: If the URL does not end so.
+    """
+    root, found, name = url.rstrip("/").rpartition("/datasets/")
+    if not found or not root or "/" in name:
+        raise ConfigError(
+            f"--to {url}: expected <storage>/datasets/<name>, for example store/datasets/tiktok or "
+            "s3://bucket/prefix/datasets/tiktok. Nothing was read or written."
+        )
+    return root, name
+
+
+def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
+    from workflows.cluster import connected
+    from workflows.config import ScalingConfig, load_yaml, parse
+    from workflows.ingest import IngestConfig, import_dataset
+    from workflows.storage import StorageConfig, open_store
+
+    root, name = split_dataset_url(arguments.to)
+    values = load_yaml(Path(arguments.settings)) if arguments.settings else {}
+    given = {key: getattr(arguments, key) for key in ("layout", "split", "split_seed", "missing_feature")}
+    values = (values or {}) | {key: value for key, value in given.items() if value is not None}
+    settings = parse(IngestConfig, values, where=arguments.settings or "data import")
+    storage = parse(StorageConfig, {"url": root, "endpoint_url": arguments.endpoint_url}, where="--to")
+    source = parse(StorageConfig, {"url": arguments.source, "endpoint_url": arguments.endpoint_url}, where="source")
+    with connected(ScalingConfig()):
+        manifest = import_dataset(source, open_store(storage), name, settings)
+    return {
+        "dataset": name,
+        "snapshot_id": manifest.snapshot_id,
+        "num_users": manifest.num_users,
+        "num_items": manifest.num_items,
+        "train": manifest.counts.train,
+        "valid": manifest.counts.valid,
+        "test": manifest.counts.test,
+        "modalities": {modality: entry.num_columns for modality, entry in sorted(manifest.features.items())},
+        "report": manifest.report,
+    }
+
+
+def _with_job(name: str) -> Command:
+    def command(arguments: argparse.Namespace) -> dict[str, Any]:
+        from workflows import runs
+        from workflows.cluster import connected
+        from workflows.config import load_job
+
+        job = load_job(Path(arguments.job))
+        workflow = {"train": runs.train, "unlearn": runs.unlearn, "compare": runs.compare}[name]
+        with connected(job.scaling):
+            return workflow(job)
+
+    return command
+
+
+def _sweep(arguments: argparse.Namespace) -> dict[str, Any]:
+    from workflows.cluster import connected
+    from workflows.config import load_job
+    from workflows.sweep import sweep
+
+    job = load_job(Path(arguments.job))
+    with connected(job.scaling):
+        return sweep(job, best_job_path=Path(arguments.out))
+
+
+def _delete_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from workflows.cluster import connected
+    from workflows.config import load_job
+    from workflows.deletions import run_batch
+
+    job = load_job(Path(arguments.job))
+    with connected(job.scaling):
+        return run_batch(job, Path(arguments.requests))
+
+
+def _result(arguments: argparse.Namespace) -> dict[str, Any]:
+    from workflows.config import parse
+    from workflows.outcomes import newest_outcome
+    from workflows.storage import StorageConfig, open_store
+
+    storage = parse(
+        StorageConfig, {"url": arguments.storage, "endpoint_url": arguments.endpoint_url}, where="--storage"
+    )
+    return newest_outcome(open_store(storage), arguments.run_id, wait_seconds=arguments.wait)
+
+
+def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
+    from workflows.demo import run_demo
+
+    return run_demo(Path(arguments.folder))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tru",
+        description="Make a trained multimodal recommender forget users, items or single interactions.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(group: Any, name: str, text: str, run: Command) -> argparse.ArgumentParser:
+        command = group.add_parser(name, help=text, description=text)
+        command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+        command.set_defaults(run=run)
+        return command
+
+    data = commands.add_parser("data", help="data sets").add_subparsers(dest="action", required=True, metavar="ACTION")
+    importing = add(data, "import", "Check raw tables and features and store them as a data set.", _data_import)
+    importing.add_argument("source", help="folder or s3:// prefix with interactions and features")
+    importing.add_argument("--to", required=True, help="<storage>/datasets/<name>")
+    importing.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
+    importing.add_argument("--settings", help="YAML file with import settings (columns, policies, buckets)")
+    importing.add_argument("--layout", choices=["auto", "tru", "mmrec", "recbole"])
+    importing.add_argument("--split", choices=["auto", "given", "random", "time"])
+    importing.add_argument("--split-seed", type=int)
+    importing.add_argument("--missing-feature", choices=["error", "zero"])
+
+    texts = {
+        "train": "Train a recommender and publish it as a model version.",
+        "unlearn": "Draw the job's forget set, unlearn it by TRU and publish the next version.",
+        "compare": "Original, edges deleted only, TRU and Retrain, measured on the same lists.",
+    }
+    for name, text in texts.items():
+        add(commands, name, text, _with_job(name)).add_argument("job", help="job file (YAML)")
+    sweeping = add(commands, "sweep", "Search gate, scaling and isolation settings with Ray Tune.", _sweep)
+    sweeping.add_argument("job", help="job file (YAML)")
+    sweeping.add_argument("--out", default="best-job.yaml", help="where to write the job file with the best setting")
+    delete = commands.add_parser("delete", help="deletion requests").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    running = add(delete, "run", "Forget one batch of requests and publish the new version.", _delete_run)
+    running.add_argument("job", help="job file (YAML)")
+    running.add_argument("--requests", required=True, help="CSV: request_id, kind, user_id, item_id")
+    result = add(commands, "result", "Say how a run's newest attempt ended, with its exit code.", _result)
+    result.add_argument("run_id")
+    result.add_argument("--storage", required=True, help="folder or s3://bucket/prefix")
+    result.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
+    result.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait for a first outcome")
+    demo = add(commands, "demo", "A small world goes the whole way, with a table at the end.", _demo)
+    demo.add_argument("--folder", default="store/demo", help="where the demo keeps its world and its models")
+    return parser
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
+    if arguments.json:
+        print(json.dumps(figures, sort_keys=True, allow_nan=False))
+    elif "systems" in figures:
+        print_comparison(figures["systems"])
+    else:
+        print_figures(figures)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        figures = arguments.run(arguments)
+    except TruError as error:
+        if arguments.json:
+            print(json.dumps({"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code}))
+        print(f"tru: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("tru: interrupted. Whole checkpoints are kept: the same command resumes.", file=sys.stderr)
+        return 130
+    _show(arguments, figures)
+    if arguments.command == "result":
+        return int(figures["exit_code"])
+    return 0

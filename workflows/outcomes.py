@@ -1,0 +1,76 @@
+"""The true outcome of every attempt of a run, in storage: ``ray job submit`` flattens exit codes, this does not."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from tru_core.errors import MissingObjectError, TruError
+from workflows.storage import ObjectStore, canonical_json, read_json, run_prefix
+
+INTERRUPTED = 130
+UNEXPECTED = 1
+
+
+def _folder(run_id: str) -> str:
+    return f"{run_prefix(run_id)}/attempts"
+
+
+def _write(store: ObjectStore, run_id: str, outcome: dict[str, Any]) -> str:
+    """Write an outcome under the next free number; several attempts at once each get their own."""
+    number = len(list_outcomes(store, run_id)) + 1
+    while True:
+        key = f"{_folder(run_id)}/{number:08d}/result.json"
+        body = canonical_json(outcome | {"attempt": number}, where=key)
+        if store.put_if_absent(key, body):
+            return key
+        number += 1
+
+
+def list_outcomes(store: ObjectStore, run_id: str) -> list[str]:
+    """Keys of the outcomes of a run's attempts, oldest first."""
+    return [info.key for info in store.list(f"{_folder(run_id)}/") if info.key.endswith("/result.json")]
+
+
+def newest_outcome(store: ObjectStore, run_id: str, *, wait_seconds: float = 0.0) -> dict[str, Any]:
+    """Read the outcome of a run's newest attempt.
+
+    Args:
+        wait_seconds: How long to wait for a first outcome.
+
+    Raises:
+        MissingObjectError: If no attempt has ended by then.
+    """
+    stop = time.monotonic() + wait_seconds
+    while not (keys := list_outcomes(store, run_id)):
+        if time.monotonic() >= stop:
+            raise MissingObjectError(f"run {run_id} has no outcome in {store.url}: it runs still, or never started.")
+        time.sleep(min(1.0, max(0.05, wait_seconds / 20)))
+    return read_json(store, keys[-1])
+
+
+def recorded(store: ObjectStore, run_id: str, command: str, body: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do the work of one attempt and write how it ended, whichever way it ends.
+
+    Returns:
+        The figures of ``body``, with ``run_id`` and ``result`` (the outcome's key) added.
+    """
+    outcome: dict[str, Any] = {
+        "command": command,
+        "run_id": run_id,
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        figures = {"run_id": run_id} | body()
+    except BaseException as error:
+        ending = {"outcome": "failed", "exit_code": UNEXPECTED, "error": type(error).__name__}
+        if isinstance(error, TruError):
+            ending |= {"exit_code": error.exit_code, "message": str(error)}
+        elif isinstance(error, KeyboardInterrupt):
+            ending = {"outcome": "interrupted", "exit_code": INTERRUPTED}
+        ended_at = datetime.now(UTC).isoformat(timespec="seconds")
+        _write(store, run_id, outcome | ending | {"ended_at": ended_at})
+        raise
+    ended_at = datetime.now(UTC).isoformat(timespec="seconds")
+    ending = {"outcome": "succeeded", "exit_code": 0, "ended_at": ended_at, "figures": figures}
+    return figures | {"result": _write(store, run_id, outcome | ending)}

@@ -1,0 +1,164 @@
+"""The workflows train, unlearn and compare: a job file -> tasks for the workers -> results and versions.
+
+A run is named by what decides its content (job settings, snapshot, starting model), so running the
+same command again gives the results that are there, resumes what was interrupted, and trains
+nothing twice; ``compare`` finds the Original that ``train`` made. The number of workers is not
+part of the name: results do not depend on it.
+"""
+
+from typing import Any
+
+from tru_core.artifact import sha256_hex
+from workflows.config import JobConfig
+from workflows.jobs import run_task
+from workflows.outcomes import recorded
+from workflows.publish import Version, current_version, publish_version, read_versions
+from workflows.snapshot import current_snapshot
+from workflows.snapshot_manifest import SnapshotManifest
+from workflows.storage import (
+    FileEntry,
+    ObjectStore,
+    canonical_json,
+    dataset_log,
+    open_store,
+    read_json,
+    read_log,
+    run_prefix,
+)
+from workflows.tasks import Stage, WorkerTask
+from workflows.worker import Results
+
+Figures = dict[str, Any]
+
+
+def run_name(command: str, *parts: Any) -> str:
+    """Name a run by the digest of what decides its content."""
+    return f"{command}-{sha256_hex(canonical_json(list(parts), where='run name'))[:16]}"
+
+
+def snapshot_entry(store: ObjectStore, dataset: str) -> tuple[SnapshotManifest, FileEntry]:
+    """The current snapshot and its manifest's entry, as the data set's log names it."""
+    manifest = current_snapshot(store, dataset)
+    newest = read_log(store, dataset_log(dataset))[-1]
+    return manifest, FileEntry.model_validate(newest.entry["manifest"])
+
+
+def _settings(job: JobConfig, *names: str) -> dict[str, Any]:
+    return job.model_dump(mode="json", include={"dataset", "precision", "feature_scaling", "backbone", *names})
+
+
+def results_of(store: ObjectStore, task: WorkerTask, *, show_progress: bool) -> Results:
+    """The results of a task's stages: those that are there, or what the workers make now."""
+    keys = [f"{run_prefix(task.run_id)}/{stage.name}/result.json" for stage in task.stages]
+    if all(store.exists(key) for key in keys):
+        return {stage.name: read_json(store, key) for stage, key in zip(task.stages, keys, strict=True)}
+    return run_task(task, show_progress=show_progress)
+
+
+def _training_task(job: JobConfig, snapshot: FileEntry) -> WorkerTask:
+    return WorkerTask(
+        job=job,
+        run_id=run_name("train", _settings(job, "fit"), snapshot.sha256),
+        snapshot=snapshot,
+        stages=[Stage(name="original", kind="fit")],
+    )
+
+
+def train(job: JobConfig, *, show_progress: bool = True) -> Figures:
+    """Train the Original and publish it as a model version."""
+    store = open_store(job.storage)
+    manifest, entry = snapshot_entry(store, job.dataset)
+    task = _training_task(job, entry)
+
+    def body() -> Figures:
+        original = results_of(store, task, show_progress=show_progress)["original"]
+        version = publish_version(
+            store,
+            job.model,
+            manifest=FileEntry.model_validate(original["model"]),
+            parent_version=None,
+            method="fit",
+            dataset=job.dataset,
+            snapshot_id=manifest.snapshot_id,
+            run_id=task.run_id,
+            job_digest=task.run_id,
+        )
+        return {"version": version.version} | plain_figures(original)
+
+    return recorded(store, task.run_id, "train", body)
+
+
+def _starting_version(store: ObjectStore, job: JobConfig, digest: str) -> Version:
+    """The version that serves; or its parent, where this very job made the one that serves."""
+    current = current_version(store, job.model)
+    if current.job_digest == digest and current.parent_version is not None:
+        return read_versions(store, job.model)[current.parent_version - 1]
+    return current
+
+
+def unlearn(job: JobConfig, *, show_progress: bool = True) -> Figures:
+    """Draw the job's forget set, unlearn it from the version that serves, publish the next version."""
+    store = open_store(job.storage)
+    manifest, entry = snapshot_entry(store, job.dataset)
+    digest = run_name("unlearn-job", _settings(job, "fit", "forget", "unlearn"), entry.sha256)
+    start = _starting_version(store, job, digest)
+    task = WorkerTask(
+        job=job,
+        run_id=run_name("unlearn", digest, start.manifest.sha256),
+        snapshot=entry,
+        stages=[Stage(name="edges", kind="evaluate"), Stage(name="tru", kind="unlearn")],
+        forget=job.forget,
+        original=start.manifest,
+    )
+
+    def body() -> Figures:
+        results = results_of(store, task, show_progress=show_progress)
+        version = publish_version(
+            store,
+            job.model,
+            manifest=FileEntry.model_validate(results["tru"]["model"]),
+            parent_version=start.version,
+            method="tru",
+            dataset=job.dataset,
+            snapshot_id=manifest.snapshot_id,
+            run_id=task.run_id,
+            job_digest=digest,
+        )
+        figures = {"version": version.version, "parent_version": start.version}
+        return figures | plain_figures(results["tru"])
+
+    return recorded(store, task.run_id, "unlearn", body)
+
+
+def compare(job: JobConfig, *, show_progress: bool = True) -> Figures:
+    """Train Original and Retrain, unlearn by TRU, measure all on the same lists. Publishes nothing."""
+    store = open_store(job.storage)
+    _, entry = snapshot_entry(store, job.dataset)
+    training = _training_task(job, entry)
+    run_id = run_name("compare", _settings(job, "fit", "forget", "unlearn"), entry.sha256)
+
+    def body() -> Figures:
+        original = results_of(store, training, show_progress=show_progress)["original"]
+        task = WorkerTask(
+            job=job,
+            run_id=run_id,
+            snapshot=entry,
+            stages=[
+                Stage(name="original", kind="evaluate", edges_in=True),
+                Stage(name="edges", kind="evaluate"),
+                Stage(name="tru", kind="unlearn"),
+                Stage(name="retrain", kind="fit", retained_only=True),
+            ],
+            forget=job.forget,
+            original=FileEntry.model_validate(original["model"]),
+        )
+        results = results_of(store, task, show_progress=show_progress)
+        results["original"] = results["original"] | {"seconds": original["seconds"]}
+        return {"systems": {stage.name: plain_figures(results[stage.name]) for stage in task.stages}}
+
+    return recorded(store, run_id, "compare", body)
+
+
+def plain_figures(result: Figures) -> Figures:
+    """The figures of a stage that a person reads: no history, no keys of files."""
+    return {name: value for name, value in result.items() if name not in ("history", "model")}
