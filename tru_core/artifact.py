@@ -24,8 +24,16 @@ def sha256_hex(body: bytes) -> str:
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """Write tensors as safetensors bytes, names sorted: equal tensors give equal bytes."""
-    plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    """Write tensors as safetensors bytes, names sorted: equal tensors give equal bytes.
+
+    Tensors may share memory (the best values are the current ones after a good epoch): each is written whole.
+    """
+    plain, taken = {}, set()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if memory in taken else tensor
+        taken.add(memory)
     return safetensors.torch.save(plain)
 
 

@@ -53,7 +53,7 @@ class TrainingState:
 
     Attributes:
         parameters: The current values by parameter name (this worker's rows of local tables).
-        moments: Adam's ``exp_avg/<name>`` and ``exp_avg_sq/<name>``.
+        moments: Adam's ``exp_avg/<name>`` and ``exp_avg_sq/<name>``, and ``steps``, as :func:`adam_moments` gives.
         best: The values at the best validation recall so far.
         best_score: That recall@20; -1 before the first validation.
         history: One row of numbers for each epoch, the same on every worker.
@@ -103,21 +103,24 @@ def make_adam(model: Backbone, learning_rate: float) -> torch.optim.Adam:
     return torch.optim.Adam(groups, lr=learning_rate, fused=True)
 
 
-def adam_moments(optimizer: torch.optim.Adam) -> tuple[dict[str, Tensor], int]:
-    """Take Adam's moments by ``<kind>/<parameter>`` and its number of steps."""
-    moments, steps = {}, 0
+def adam_moments(optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+    """Take Adam's moments by ``<kind>/<parameter>``, and its ``steps``: int64 [parameter], in the groups' order.
+
+    Steps differ between parameters where some were masked in some steps.
+    """
+    moments, steps = {}, []
     for group in optimizer.param_groups:
-        state = optimizer.state.get(group["params"][0])
-        if state:
-            steps = int(state["step"])
-            for kind in ("exp_avg", "exp_avg_sq"):
+        state = optimizer.state.get(group["params"][0], {})
+        steps.append(int(state.get("step", 0)))
+        for kind in ("exp_avg", "exp_avg_sq"):
+            if kind in state:
                 moments[f"{kind}/{group['name']}"] = state[kind].clone()
-    return moments, steps
+    return moments | {"steps": torch.tensor(steps)}
 
 
-def restore_adam(optimizer: torch.optim.Adam, moments: Mapping[str, Tensor], steps: int) -> None:
-    """Put saved moments and the number of steps back."""
-    for group in optimizer.param_groups:
+def restore_adam(optimizer: torch.optim.Adam, moments: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`adam_moments` took."""
+    for group, steps in zip(optimizer.param_groups, moments["steps"].tolist(), strict=True):
         if f"exp_avg/{group['name']}" in moments:
             optimizer.state[group["params"][0]] = {
                 "step": torch.tensor(float(steps)),
@@ -207,7 +210,7 @@ def fit(
     optimizer = make_adam(model, settings.learning_rate)
     if state.parameters:
         set_parameters(model, state.parameters)
-        restore_adam(optimizer, state.moments, state.optimizer_steps)
+        restore_adam(optimizer, state.moments)
     pool = pool_for(train, collective)
     while state.epoch < settings.max_epochs and state.epoch - state.best_epoch < settings.patience:
         started = time.perf_counter()
@@ -220,7 +223,8 @@ def fit(
         recall = validation_recall(model, graph, valid, train)
         state.epoch += 1
         state.parameters = parameter_values(model)
-        state.moments, state.optimizer_steps = adam_moments(optimizer)
+        state.moments = adam_moments(optimizer)
+        state.optimizer_steps = int(state.moments["steps"].max())
         if recall > state.best_score:
             state.best_score, state.best_epoch, state.best = recall, state.epoch, state.parameters
         state.seconds += time.perf_counter() - started

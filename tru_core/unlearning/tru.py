@@ -231,9 +231,7 @@ def _save(state: TrainingState, model: Backbone, optimizers: dict[str, torch.opt
     state.parameters, state.moments = parameter_values(model), {}
     for side, optimizer in optimizers.items():
         if isinstance(optimizer, torch.optim.Adam):
-            moments, steps = adam_moments(optimizer)
-            state.moments |= {f"{side}.{name}": value for name, value in moments.items()}
-            state.moments[f"{side}.steps"] = torch.tensor(steps)
+            state.moments |= {f"{side}.{name}": value for name, value in adam_moments(optimizer).items()}
 
 
 def _restore(state: TrainingState, model: Backbone, optimizers: dict[str, torch.optim.Optimizer]) -> None:
@@ -241,8 +239,7 @@ def _restore(state: TrainingState, model: Backbone, optimizers: dict[str, torch.
     for side, optimizer in optimizers.items():
         if isinstance(optimizer, torch.optim.Adam):
             moments = {n.removeprefix(f"{side}."): v for n, v in state.moments.items() if n.startswith(f"{side}.")}
-            steps = int(moments.pop("steps"))
-            restore_adam(optimizer, moments, steps)
+            restore_adam(optimizer, moments)
 
 
 def check_settings(model: Backbone, settings: TRUSettings) -> None:
