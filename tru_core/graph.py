@@ -6,6 +6,7 @@ Each worker holds the block of its own users, ``R_w`` (users of the worker x all
 (items x dim) table, whatever the number of users or edges. So propagation is exact, not sampled.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,13 +51,15 @@ def _compressed(
 ) -> Tensor:
     order = np.lexsort((columns, rows))
     starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=shape[0]))])
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(starts.astype(np.int64)),
-        torch.from_numpy(columns[order].astype(np.int64)),
-        torch.from_numpy(values[order]).to(dtype),
-        size=shape,
-        check_invariants=True,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(starts.astype(np.int64)),
+            torch.from_numpy(columns[order].astype(np.int64)),
+            torch.from_numpy(values[order]).to(dtype),
+            size=shape,
+            check_invariants=True,
+        )
 
 
 def make_sparse(

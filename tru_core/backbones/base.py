@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tru_core.collective import Collective, all_sum_list, all_sum_number
+from tru_core.errors import ConfigError
 from tru_core.graph import Graph
 from tru_core.hashing import hash_uniform, text_key
 from tru_core.interactions import IntArray
@@ -125,6 +126,24 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def held_items(self, table: str) -> IntArray:
         """Give the item rows that this worker holds of an ``item_block`` table, in its order."""
+
+
+def check_modalities(backbone: str, modalities: Iterable[str]) -> None:
+    """Check that modalities can name branches and layers.
+
+    Raises:
+        ConfigError: If there is none, a name is a branch of every backbone, or PyTorch takes no layer of that name.
+    """
+    names = sorted(modalities)
+    if not names:
+        raise ConfigError(f"backbone {backbone} needs at least one modality; the data set has none")
+    holders = (nn.ModuleDict(), nn.ParameterDict())
+    for name in names:
+        if name in ("", "id", "shared") or "." in name or any(hasattr(holder, name) for holder in holders):
+            raise ConfigError(
+                f"a modality cannot be called {name!r}: the name is taken by the model itself or holds a dot. "
+                "Nothing was trained. Rename it in the raw data, for example to 'visual' or 'text', and import again."
+            )
 
 
 def uniform_rows(

@@ -21,6 +21,7 @@ from tru_core.backbones.base import (
     BackboneInputs,
     LossTerms,
     TableAxis,
+    check_modalities,
     gather_batch_rows,
     initialise_linear,
     uniform_rows,
@@ -81,13 +82,14 @@ class MGCN(Backbone):
         if not isinstance(settings, MGCNSettings):
             raise ConfigError(f"backbone mgcn takes MGCNSettings, found {type(settings).__name__}")
         self.settings = settings
-        if not inputs.features:
-            raise ConfigError("backbone mgcn needs at least one modality; the data set has none")
+        check_modalities("mgcn", inputs.features)
         self.modalities = tuple(sorted(inputs.features))
         self.num_users, self.num_items, self.dtype = inputs.num_users, inputs.num_items, inputs.dtype
         size, dtype, seed = self.settings.embedding_size, inputs.dtype, inputs.seed
         self.item_rows = {name: features.item_rows for name, features in inputs.features.items()}
         self._place = {name: torch.from_numpy(rows) for name, rows in self.item_rows.items()}
+        every_row = np.arange(self.num_items)
+        self._in_order = {name: np.array_equal(rows, every_row) for name, rows in self.item_rows.items()}
 
         self.user_table = nn.Parameter(self.fresh_rows("user_table", inputs.user_rows, seed=seed))
         self.item_table = nn.Parameter(self.fresh_rows("item_table", np.arange(self.num_items), seed=seed))
@@ -147,7 +149,7 @@ class MGCN(Backbone):
         for modality in self.modalities:
             values = self.raw[modality] if self.features is None else self.features[modality]
             local = self.project[modality](values)
-            if len(local) < self.num_items or collective.world_size > 1:
+            if collective.world_size > 1 or not self._in_order[modality]:
                 whole = local.new_zeros((self.num_items, size))
                 local = whole.index_copy(0, self._place[modality], local)
             narrow.append(local)
