@@ -45,14 +45,14 @@ def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def list_checkpoints(store: ObjectStore, folder: str) -> list[str]:
     """Keys of the manifests of whole checkpoints, oldest first. Half-written ones have none."""
-    return [info.key for info in store.list(f"{folder}/") if info.key.endswith("/manifest.json")]
+    return [info.key for info in store.list(folder) if info.key.endswith("/manifest.json")]
 
 
 def drop_checkpoints(store: ObjectStore, manifests: list[str]) -> None:
     """Delete checkpoints, manifest first, so that one half-deleted is never taken for whole."""
     for key in manifests:
         store.delete(key)
-        for info in store.list(key.removesuffix("manifest.json")):
+        for info in store.list(key.removesuffix("/manifest.json")):
             store.delete(info.key)
 
 

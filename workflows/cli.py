@@ -6,6 +6,8 @@ there; progress and errors go to standard error. Exit codes are those of ``tru_c
 
 import argparse
 import json
+import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -172,6 +174,12 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _protect_private_cluster() -> None:
+    """Give a cluster that this process may start a token of its own. Ray reads this when it is first imported."""
+    if "RAY_AUTH_MODE" not in os.environ and "RAY_ADDRESS" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
     if arguments.json:
         print(json.dumps(figures, sort_keys=True, allow_nan=False))
@@ -185,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    _protect_private_cluster()
     try:
         figures = arguments.run(arguments)
     except TruError as error:

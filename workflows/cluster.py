@@ -2,7 +2,6 @@
 
 import logging
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -19,16 +18,6 @@ _UNPICKLING_SWITCHES = (
     "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
     "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
 )
-
-
-def _private_token(folder: Path) -> None:
-    """Turn token authentication on with a token that only this user can read, unless the user chose a mode."""
-    if "RAY_AUTH_MODE" in os.environ:
-        return
-    path = folder / "auth_token"
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
 
 
 @contextmanager
@@ -64,9 +53,7 @@ def connected(scaling: ScalingConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     folder = Path(tempfile.mkdtemp(prefix="tru-"))
-    before = dict(os.environ)
     try:
-        _private_token(folder)
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, scaling.num_workers * scaling.threads_per_worker),
@@ -78,9 +65,6 @@ def connected(scaling: ScalingConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-            if name not in before:
-                os.environ.pop(name, None)
         shutil.rmtree(folder, ignore_errors=True)
 
 

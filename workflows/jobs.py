@@ -60,7 +60,7 @@ def run_in_worker(config: dict[str, Any], after_epoch: Callable[[str, TrainingSt
 
     store = open_store(task.job.storage)
     folder = _errors_folder(task.run_id, config["attempt"])
-    earlier = store.list(f"{folder}/")
+    earlier = store.list(folder)
     if earlier:
         # A restart cannot mend what is wrong with the input: end at once instead of failing the same way again.
         raise _read_error(store, earlier[0].key)
@@ -113,13 +113,15 @@ def run_task(task: WorkerTask, *, loop: WorkerLoop = worker_loop, show_progress:
         with follow(board):
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        recorded = store.list(f"{_errors_folder(task.run_id, attempt)}/")
+        recorded = store.list(_errors_folder(task.run_id, attempt))
         if recorded:
             raise _read_error(store, recorded[0].key) from error
+        failures = getattr(error, "worker_failures", {}) or {0: error}
+        first = next(iter(failures.values()))
         raise TransientError(
-            f"run {task.run_id}: workers were lost {scaling.max_failures + 1} times ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}). Nothing was published; whole checkpoints are kept. Run the same command "
-            "again: it resumes from the newest one."
+            f"run {task.run_id}: workers were lost {scaling.max_failures + 1} times, last by {type(first).__name__}: "
+            f"{str(first).strip().splitlines()[-1][:300]}. Nothing was published; whole checkpoints are kept. Run the "
+            "same command again: it resumes from the newest one."
         ) from error
     finally:
         if board is not None:

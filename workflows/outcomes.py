@@ -29,7 +29,7 @@ def _write(store: ObjectStore, run_id: str, outcome: dict[str, Any]) -> str:
 
 def list_outcomes(store: ObjectStore, run_id: str) -> list[str]:
     """Keys of the outcomes of a run's attempts, oldest first."""
-    return [info.key for info in store.list(f"{_folder(run_id)}/") if info.key.endswith("/result.json")]
+    return [info.key for info in store.list(_folder(run_id)) if info.key.endswith("/result.json")]
 
 
 def newest_outcome(store: ObjectStore, run_id: str, *, wait_seconds: float = 0.0) -> dict[str, Any]:

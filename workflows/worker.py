@@ -163,7 +163,7 @@ class TaskRun:
         )
 
     def _source(self, stage: Stage, results: Results) -> Backbone:
-        if stage.source in results:
+        if "model" in results.get(stage.source, {}):
             return self.load_model(FileEntry.model_validate(results[stage.source]["model"]))
         if self.task.original is None:
             raise ConfigError(f"stage {stage.name} starts from {stage.source}, which no earlier stage has made")
