@@ -11,6 +11,7 @@ import os
 import re
 import struct
 from dataclasses import dataclass
+from tokenize import TokenError
 
 import numpy as np
 import pyarrow as pa
@@ -164,7 +165,7 @@ def check_npy(filesystem: pafs.FileSystem, path: str, *, key: str) -> NpyFacts:
             version
         ]
         shape, is_column_order, dtype = read_header(head, max_header_size=MAX_NPY_HEADER_BYTES)
-    except (ValueError, KeyError, SyntaxError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
         raise DataError(
             f"{key}: {size_bytes} bytes, expected the header of a .npy file, found none that can be read. "
             f"{NOTHING_WRITTEN} Copy the file again, or write it by numpy.save."

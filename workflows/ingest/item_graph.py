@@ -145,8 +145,8 @@ def add_neighbours(
     columns = _candidates(block, num_others + 1)
     if num_others < 1 or len(columns) == 0:
         return best
-    bound = own.shape[1] * 2.0**-22
-    known = np.full(len(own), -np.inf)
+    bound = np.float32((own.shape[1] + 2) * 2.0**-22)  # twice the rounding error of a product in float32
+    known = np.full(len(own), -np.inf, dtype=np.float32)
     if len(best.rows):
         ends = np.flatnonzero(np.append(best.rows[1:] != best.rows[:-1], True))
         counts = np.diff(ends, prepend=-1)
@@ -166,7 +166,8 @@ def add_neighbours(
         limit = known[start : start + step]
         if len(columns) > num_others:
             limit = np.maximum(limit, np.partition(fast, -num_others, axis=1)[:, -num_others])
-        at_row, at_column = np.nonzero((fast >= (limit - bound)[:, None]) & (fast > -np.inf))
+        limit = np.maximum(limit - bound, np.float32(-2))  # minus infinity marks what is no pair
+        at_row, at_column = np.nonzero(fast >= limit[:, None])
         exact = _exact_products(slab, candidates, at_row, at_column)
         found.append(Neighbours(at_row + start + first_row, columns[at_column] + first_column, exact))
     return _keep_best(found, num_others)

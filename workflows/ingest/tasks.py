@@ -43,9 +43,10 @@ def map_pieces(num_pieces: int, function: BlockFunction, **arguments: Any) -> ra
 
 
 def _call_for_pieces(batch: pa.Table, *, function: BlockFunction, arguments: dict[str, Any]) -> Iterator[pa.Table]:
-    fetched = _fetch(arguments)
-    for piece in batch.column("piece").to_pylist():
-        yield from function(piece, **fetched)
+    with _message_noted():
+        fetched = _fetch(arguments)
+        for piece in batch.column("piece").to_pylist():
+            yield from function(piece, **fetched)
 
 
 def map_blocks(blocks: ray.data.Dataset, function: BlockFunction, **arguments: Any) -> ray.data.Dataset:
@@ -55,8 +56,19 @@ def map_blocks(blocks: ray.data.Dataset, function: BlockFunction, **arguments: A
 
 
 def _call_for_block(batch: pa.Table, *, function: BlockFunction, arguments: dict[str, Any]) -> Iterator[pa.Table]:
-    if batch.num_rows:
-        yield from function(batch, **_fetch(arguments))
+    with _message_noted():
+        if batch.num_rows:
+            yield from function(batch, **_fetch(arguments))
+
+
+@contextmanager
+def _message_noted() -> Iterator[None]:
+    """In a task: keep an error's message as a note too, because Ray adds lines of its own to the message."""
+    try:
+        yield
+    except TruError as error:
+        error.add_note(str(error))
+        raise
 
 
 def _fetch(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -85,8 +97,6 @@ def materialize(blocks: ray.data.Dataset) -> MaterializedDataset:
 def _own_errors() -> Iterator[None]:
     try:
         yield
-    except TruError:
-        raise
     except Exception as error:
         own = _own_cause(error)
         if own is not None:
@@ -99,22 +109,18 @@ def _own_errors() -> Iterator[None]:
         raise
 
 
-def _own_cause(error: BaseException | None) -> TruError | None:
-    """The TruError inside what Ray raised, or None."""
-    seen: set[int] = set()
-    queue = [error]
+def _own_cause(error: BaseException) -> TruError | None:
+    """The TruError of a task inside what Ray raised, as it was raised there, or None."""
+    seen: list[BaseException] = []
+    queue: list[BaseException | None] = [error]
     while queue:
         current = queue.pop(0)
-        if current is None or id(current) in seen:
+        if current is None or current in seen:
             continue
-        if isinstance(current, TruError):
-            # Ray makes a class that is both a RayTaskError and ours: hand out our own class only.
-            kinds = [
-                kind for kind in type(current).__mro__ if issubclass(kind, TruError) and not issubclass(kind, RayError)
-            ]
-            cause = getattr(current, "cause", None)
-            return cause if isinstance(cause, TruError) else kinds[0](*current.args)
-        seen.add(id(current))
+        if isinstance(current, TruError) and not isinstance(current, RayError):
+            notes = getattr(current, "__notes__", [])
+            return type(current)(notes[0]) if notes else current
+        seen.append(current)
         queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
     return None
 
