@@ -53,7 +53,7 @@ def _check_header(body: bytes, key: str) -> None:
 
     try:
         json.loads(body[8 : 8 + length], object_pairs_hook=unique)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{key}: the safetensors header is not JSON. The file was not opened.") from error
 
 
@@ -70,7 +70,7 @@ def unpack_tensors(body: bytes, *, key: str) -> dict[str, Tensor]:
     _check_header(body, key)
     try:
         return safetensors.torch.load(body)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch has no name for
         raise IntegrityError(
             f"{key}: not a whole safetensors file ({error}). Nothing was loaded; restore it or use an older one."
         ) from error
