@@ -183,20 +183,11 @@ def is_local(model: Backbone, parameter: str) -> bool:
 def complete_gradients(model: Backbone, collective: Collective) -> None:
     """Turn the shares of replicated parameters' gradients into the gradient of the job's loss, in place.
 
-    Parameters that no worker touched keep ``grad is None``; one that some touched is filled up with zeros.
+    Which parameters have a gradient follows from the loss alone, not from a worker's rows (an empty part
+    of a batch gives zeros), so every worker exchanges the same ones; others keep ``grad is None``.
     """
-    if collective.world_size == 1:
-        return
-    shared = [p for name, p in model.named_parameters() if not is_local(model, name) and p.requires_grad]
-    touched = torch.tensor([p.grad is not None for p in shared], dtype=torch.int64)
-    touched = collective.all_sum(touched)
-    gradients = []
-    for parameter, count in zip(shared, touched.tolist(), strict=True):
-        if count and parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        if count and parameter.grad is not None:
-            gradients.append(parameter.grad)
-    all_sum_list(gradients, collective)
+    shared = [p.grad for name, p in model.named_parameters() if not is_local(model, name) and p.grad is not None]
+    all_sum_list(shared, collective)
 
 
 def gradient_norms(model: Backbone, groups: Mapping[str, Iterable[str]], collective: Collective) -> dict[str, float]:
