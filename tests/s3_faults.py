@@ -36,7 +36,7 @@ class Proxy:
     target: str
     url: str = ""
     keeps_metadata: bool = True
-    faults: list[str | Answer] = field(default_factory=list)
+    faults: list[str | Answer | None] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
 
 

@@ -1,5 +1,6 @@
 """Keys: how every object of the project is named, and what a key may look like."""
 
+import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -128,3 +129,8 @@ def run_prefix(run_id: str) -> str:
 def deletion_prefix(model: str, batch_id: str) -> str:
     """The folder of one batch of deletions."""
     return f"deletions/{check_name(model)}/{_part(batch_id)}"
+
+
+def deletion_record_key(model: str, request_id: str) -> str:
+    """What became of one deletion request. The request's id is hashed: it is the sender's text, not a key."""
+    return f"deletions/{check_name(model)}/records/{hashlib.sha256(request_id.encode()).hexdigest()}.json"
