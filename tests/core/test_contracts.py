@@ -1,0 +1,290 @@
+"""What every backbone must keep. A new one in ``BACKBONES`` is tested by all of this as it is."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.core.golden import STORED, first_losses
+from tests.core.models import ALONE, batches_of, build_model, fitted, small_settings, train_graph
+from tests.worlds import Part, backbone_inputs, checkerboard_world, shards_of, tiny_world
+from tru_core.backbones import BACKBONES, Backbone
+from tru_core.backbones.base import num_parameters
+from tru_core.errors import ConfigError
+from tru_core.fit import FitSettings, set_parameters
+from tru_core.graph import build_graph
+from tru_core.interactions import make_pairs, select
+from tru_core.ranking import rank_metrics
+from tru_core.sampling import Batch
+from tru_core.settings import Settings
+
+
+def variants() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, backbone in BACKBONES.items():
+        yield name, {}
+        option = backbone.settings_type.model_fields.get("trainable_features")
+        if option is not None:
+            yield name, {"trainable_features": not option.default}
+
+
+VARIANTS = [pytest.param(name, changes, id="-".join([name, *changes])) for name, changes in variants()]
+every_variant = pytest.mark.parametrize(("backbone", "changes"), VARIANTS)
+every_backbone = pytest.mark.parametrize("backbone", list(BACKBONES))
+
+
+@pytest.fixture(scope="module")
+def part() -> Part:
+    return shards_of(tiny_world(), 1)[0]
+
+
+def total(model: Backbone, part: Part, batch: Batch) -> torch.Tensor:
+    return model.loss(train_graph(part, dtype=next(model.parameters()).dtype), batch).total()
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vectors_and_losses_have_the_asked_dtype(
+    backbone: str, changes: dict[str, Any], dtype: torch.dtype, part: Part
+) -> None:
+    model = build_model(part, backbone, dtype=dtype, **changes)
+    users, items = model.embeddings(train_graph(part, dtype=dtype))
+    terms = model.loss(train_graph(part, dtype=dtype), batches_of(part)[0])
+    assert (len(users), len(items), users.shape[1]) == (24, 30, items.shape[1])
+    for tensor in (users, items, terms.ranking, terms.regulariser, terms.auxiliary, *model.parameters()):
+        assert tensor.dtype == dtype
+        assert torch.isfinite(tensor).all()
+    assert terms.ranking > 0
+    assert terms.total().item() == pytest.approx((terms.ranking + terms.regulariser + terms.auxiliary).item())
+
+
+@every_variant
+def test_every_parameter_stands_in_one_module_and_one_branch(
+    backbone: str, changes: dict[str, Any], part: Part
+) -> None:
+    model = build_model(part, backbone, **changes)
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    placed = [name for group in model.anatomy.modules.values() for name in group]
+    assert sorted(placed) == sorted(names)
+    assert set(model.anatomy.branch) == names
+    assert set(model.anatomy.branch.values()) <= {"id", "shared", "visual", "text"}
+    assert {"visual", "text"} <= set(model.anatomy.branch.values())
+    assert not any("/" in name for name in names)
+
+
+@every_variant
+def test_fusion_holds_weights_of_modules_and_neither_biases_nor_tables(
+    backbone: str, changes: dict[str, Any], part: Part
+) -> None:
+    model = build_model(part, backbone, **changes)
+    fusion = model.anatomy.fusion
+    assert fusion
+    assert len(set(fusion)) == len(fusion)
+    assert not set(fusion) & set(model.anatomy.tables)
+    assert all(model.get_parameter(name).dim() == 2 for name in fusion)
+
+
+@every_variant
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_tables_have_a_row_for_each_user_or_item_held(backbone: str, changes: dict[str, Any], world_size: int) -> None:
+    held: dict[str, list[int]] = {}
+    for part in shards_of(tiny_world(), world_size):
+        model = build_model(part, backbone, **changes)
+        assert "user" in model.anatomy.tables.values()
+        for table, axis in model.anatomy.tables.items():
+            rows = {"user": part.shard.user_rows, "item": np.arange(30)}.get(axis)
+            rows = model.held_items(table) if rows is None else rows
+            assert len(model.get_parameter(table)) == len(rows)
+            if axis == "item_block":
+                held.setdefault(table, []).extend(rows.tolist())
+    assert all(sorted(rows) == list(range(30)) for rows in held.values())
+
+
+@every_variant
+def test_counting_parameters_counts_rows(backbone: str, changes: dict[str, Any], part: Part) -> None:
+    model = build_model(part, backbone, **changes)
+    names = [name for name, _ in model.named_parameters()]
+    assert num_parameters(model, names, ALONE) == sum(p.numel() for p in model.parameters())
+
+
+@every_variant
+def test_initial_values_do_not_depend_on_the_sharding(backbone: str, changes: dict[str, Any], part: Part) -> None:
+    whole = build_model(part, backbone, **changes)
+    for worker in shards_of(tiny_world(), 4):
+        model = build_model(worker, backbone, **changes)
+        for name, parameter in model.named_parameters():
+            axis, expected = model.anatomy.tables.get(name), whole.get_parameter(name)
+            if axis == "user":
+                expected = expected[torch.from_numpy(worker.shard.user_rows)]
+            elif axis == "item_block":
+                expected = expected[torch.from_numpy(model.held_items(name))]
+            assert torch.equal(parameter, expected)
+
+
+@every_backbone
+def test_fresh_rows_follow_from_seed_table_and_row(backbone: str, part: Part) -> None:
+    model = build_model(part, backbone, seed=5)
+    seen = []
+    for table, axis in model.anatomy.tables.items():
+        if axis == "item_block":
+            continue
+        size = len(model.get_parameter(table))
+        whole = model.fresh_rows(table, np.arange(size), seed=5)
+        assert torch.equal(whole, model.get_parameter(table).detach())
+        some = np.array([7, 3, 3])
+        assert torch.equal(model.fresh_rows(table, some, seed=5), whole[torch.from_numpy(some)])
+        other = model.fresh_rows(table, np.arange(size), seed=6)
+        assert not (other == whole).any()
+        # as at initialisation: the same spread, around zero
+        assert other.std().item() == pytest.approx(whole.std().item(), rel=0.2)
+        assert abs(other.mean().item()) < 0.2 * other.std().item()
+        seen.append(whole[:20])
+    assert not any(torch.equal(a, b) for place, a in enumerate(seen) for b in seen[:place])
+
+
+@every_backbone
+def test_other_seeds_give_other_weights(backbone: str, part: Part) -> None:
+    first, second = (dict(build_model(part, backbone, seed=seed).named_parameters()) for seed in (0, 1))
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+
+
+@every_variant
+def test_no_random_state_takes_part(backbone: str, changes: dict[str, Any], part: Part) -> None:
+    losses = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        losses.append(total(build_model(part, backbone, **changes), part, batches_of(part)[0]).item())
+        assert torch.initial_seed() == state
+    assert losses[0] == losses[1]
+
+
+@every_variant
+def test_a_loss_changes_nothing_and_repeats_to_the_bit(backbone: str, changes: dict[str, Any], part: Part) -> None:
+    model, batch = build_model(part, backbone, **changes), batches_of(part)[0]
+    kept = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    first = total(model, part, batch)
+    first.backward()
+    assert total(model, part, batch).item() == first.item()
+    assert all(torch.equal(parameter, kept[name]) for name, parameter in model.named_parameters())
+
+
+@every_variant
+def test_the_order_of_a_batch_does_not_matter(backbone: str, changes: dict[str, Any], part: Part) -> None:
+    model, batch = build_model(part, backbone, **changes), batches_of(part)[0]
+    order = torch.randperm(len(batch.users), generator=torch.Generator().manual_seed(0))
+    shuffled = replace(
+        batch, users=batch.users[order], positives=batch.positives[order], negatives=batch.negatives[order]
+    )
+    assert total(model, part, shuffled).item() == pytest.approx(total(model, part, batch).item(), rel=1e-12)
+
+
+@every_variant
+def test_the_gradient_is_the_slope_of_the_loss(backbone: str, changes: dict[str, Any], part: Part) -> None:
+    model, batch = build_model(part, backbone, **changes), batches_of(part)[0]
+    total(model, part, batch).backward()
+    for seed, (name, parameter) in enumerate(model.named_parameters()):
+        direction = torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(direction, alpha=sign * 1e-5)
+            values.append(total(model, part, batch).item())
+            with torch.no_grad():
+                parameter.sub_(direction, alpha=sign * 1e-5)
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        slope = (values[0] - values[1]) / 2e-5
+        assert slope == pytest.approx((gradient * direction).sum().item(), rel=1e-5, abs=1e-8), name
+
+
+@every_variant
+def test_users_without_edges_and_cut_out_items_have_finite_vectors_and_gradients(
+    backbone: str, changes: dict[str, Any], part: Part
+) -> None:
+    model, train = build_model(part, backbone, **changes), part.shard.train
+    keep = (train.users != 2) & (train.items != 5)
+    graph = build_graph(
+        select(train, keep),
+        part.shard,
+        part.item_neighbours,
+        ALONE,
+        deleted_items=np.array([5]),
+        dtype=torch.float64,
+    )
+    batch = batches_of(part, batch_size=1000)[0]  # holds that user and that item all the same
+    for vectors in model.embeddings(graph):
+        assert torch.isfinite(vectors).all()
+    model.loss(graph, batch).total().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            assert torch.isfinite(parameter.grad).all(), name
+            assert parameter.grad.abs().max() < 1e3, name
+
+
+class OneOfTwo:
+    """A worker whose only colleague adds nothing."""
+
+    rank, world_size = 0, 2
+
+    def all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        return [tensor, tensor[:0]]
+
+
+@every_variant
+def test_a_worker_without_users_has_a_share_of_nothing(backbone: str, changes: dict[str, Any], part: Part) -> None:
+    nothing = make_pairs(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), num_items=30)
+    rows = np.zeros(0, dtype=np.int64)
+    empty = replace(part, shard=replace(part.shard, user_rows=rows, train=nothing, valid=nothing, test=nothing))
+    model = build_model(empty, backbone, **changes)
+    graph = train_graph(empty, OneOfTwo())
+    users, items = model.embeddings(graph)
+    assert (len(users), len(items)) == (0, 30)
+    none = torch.zeros(0, dtype=torch.int64)
+    terms = model.loss(graph, Batch(users=none, positives=none, negatives=none, offset=0, num_rows=3))
+    terms.total().backward()
+    assert terms.total().item() == 0.0
+
+
+@every_backbone
+def test_settings_of_something_else_are_refused(backbone: str, part: Part) -> None:
+    with pytest.raises(ConfigError):
+        BACKBONES[backbone](backbone_inputs(part), Settings())
+    with pytest.raises(ValueError, match="extra"):
+        small_settings(backbone, no_such_setting=1)
+
+
+@every_backbone
+def test_the_checkerboard_is_learned(backbone: str) -> None:
+    part = shards_of(checkerboard_world(), 1)[0]
+    model, shard = build_model(part, backbone, dtype=torch.float32), part.shard
+    settings = FitSettings(max_epochs=8, patience=8, batch_size=240, learning_rate=0.05)
+
+    def recall() -> float:
+        with torch.no_grad():
+            users, items = model.embeddings(train_graph(part, dtype=torch.float32))
+        held_out = make_pairs(
+            np.concatenate([shard.valid.users, shard.test.users]),
+            np.concatenate([shard.valid.items, shard.test.items]),
+            num_items=shard.num_items,
+        )
+        return rank_metrics(users, items, held_out, shard.train, ALONE, k=4).recall
+
+    state = fitted(part, model=model, settings=settings)
+    set_parameters(model, state.parameters)  # the last epoch: recall@20 is satisfied earlier
+    assert state.history[-1]["loss"] < 0.5 * state.history[0]["loss"]
+    assert recall() > 0.99  # by chance 1 in 7
+
+
+@every_backbone
+def test_the_first_losses_are_the_stored_ones(backbone: str) -> None:
+    stored = json.loads(STORED.read_text())
+    assert backbone in stored, "a new backbone: run python -m tests.core.golden"
+    found = first_losses(backbone)
+    assert len(found) == len(stored[backbone])
+    for ours, theirs in zip(found, stored[backbone], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9)
