@@ -75,7 +75,10 @@ def write_recbole(folder: Path, *, in_parts: bool) -> Path:
     if in_parts:
         for part, part_name in enumerate(PART_NAMES):
             own = [row for row, label in enumerate(table["x_label"]) if label == part]
-            write_text(folder / f"small.{part_name}.inter", {name: [cells[row] for row in own] for name, cells in columns.items()})
+            write_text(
+                folder / f"small.{part_name}.inter",
+                {name: [cells[row] for row in own] for name, cells in columns.items()},
+            )
     else:
         write_text(folder / "small.inter", {**columns, "split:token": [PART_NAMES[part] for part in table["x_label"]]})
     lists = {
@@ -83,5 +86,7 @@ def write_recbole(folder: Path, *, in_parts: bool) -> Path:
         for number, modality in enumerate(("image", "text"))
     }
     names_of_items = [f'A "quoted name {item}' for item in range(NUM_ITEMS)]
-    write_text(folder / "small.item", {"item_id:token": list(range(NUM_ITEMS)), "name:token_seq": names_of_items, **lists})
+    write_text(
+        folder / "small.item", {"item_id:token": list(range(NUM_ITEMS)), "name:token_seq": names_of_items, **lists}
+    )
     return folder

@@ -56,12 +56,19 @@ def test_ids_of_text_files_are_trimmed_and_whole_floats_are_integers() -> None:
         (pa.array([1, -2, 3]), PARQUET, "negative ids", (1,)),
         (pa.array([-1.0, 3.0]), PARQUET, "negative ids", (0,)),
         (pa.array(["-5", "5", "-a"]), TEXT, "negative ids", (0,)),
-        (pa.array([1.0, 1.5, 1e20, float("nan")]), PARQUET, "fractions, NaN or floats too large to be exact", (1, 2, 3)),
+        (
+            pa.array([1.0, 1.5, 1e20, float("nan")]),
+            PARQUET,
+            "fractions, NaN or floats too large to be exact",
+            (1, 2, 3),
+        ),
         (pa.array([float("inf"), 2.0**53]), PARQUET, "fractions, NaN or floats too large to be exact", (0, 1)),
         (pa.array(["1.5", "2.0"]), TEXT, "fractions", (0,)),
     ],
 )
-def test_wrong_ids_are_found_with_their_rows(values: pa.Array, file: TableFile, found: str, rows: tuple[int, ...]) -> None:
+def test_wrong_ids_are_found_with_their_rows(
+    values: pa.Array, file: TableFile, found: str, rows: tuple[int, ...]
+) -> None:
     _, problems = _ids(values, file)
     assert [(problem.found, problem.rows) for problem in problems] == [(found, rows)]
 
@@ -144,7 +151,9 @@ def test_times_of_two_units_are_refused_with_their_ratio_and_rows() -> None:
     values = pa.array([1_600_000_000] * 6 + [1_600_000_000_000] * 2)
     _, units, _ = read_times(pa.chunked_array([values]), np.arange(8) + 100, file=TEXT, column="t", now_ms=NOW_MS)
     counts = count_units(np.asarray(units), np.arange(8) + 100, file="a.csv")
-    with pytest.raises(DataError, match=r"a\.csv, column t: .*6 rows in seconds, 2 rows in milliseconds \(ratio 0\.25\)") as caught:
+    with pytest.raises(
+        DataError, match=r"a\.csv, column t: .*6 rows in seconds, 2 rows in milliseconds \(ratio 0\.25\)"
+    ) as caught:
         refuse_mixed_units(counts, column="t")
     assert "Milliseconds are in rows 106, 107 (2 in all)" in str(caught.value)
     refuse_mixed_units(counts[:1], column="t")

@@ -212,7 +212,9 @@ def test_row_10_duplicates_are_dropped_and_counted_or_refused(source: Path, refu
         ({7: None}, "found none, or one that cannot be read in row 7 (1 in all)"),
     ],
 )
-def test_row_11_impossible_times_are_refused(source: Path, refuse: Refuse, cells: dict[int, Any], expected: str) -> None:
+def test_row_11_impossible_times_are_refused(
+    source: Path, refuse: Refuse, cells: dict[int, Any], expected: str
+) -> None:
     _rewrite(source, lambda columns: [columns["timestamp"].__setitem__(row, value) for row, value in cells.items()])
     message = refuse()
     assert message.startswith("interactions.parquet, column timestamp: ")
@@ -383,6 +385,8 @@ def test_a_data_set_that_exists_is_not_replaced(source: Path, accept: Accept, lo
     accept()
     before = local_store.list("")
     _rewrite(source, _without(0))
-    with pytest.raises(ConflictError, match=r"data set small exists already.*Nothing was written\. Import under another name"):
+    with pytest.raises(
+        ConflictError, match=r"data set small exists already.*Nothing was written\. Import under another name"
+    ):
         accept()
     assert local_store.list("") == before

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,9 @@ class _Marker:
 
 
 def _parquet(path: Path, *, rows: int = 100) -> Path:
-    pq.write_table(pa.table({"a": list(range(rows)), "b": [float(row) for row in range(rows)]}), path, row_group_size=40)
+    pq.write_table(
+        pa.table({"a": list(range(rows)), "b": [float(row) for row in range(rows)]}), path, row_group_size=40
+    )
     return path
 
 
@@ -50,7 +53,9 @@ def test_a_parquet_file_with_any_extension_type_is_refused_unopened(tmp_path: Pa
     field = pa.field("outer", pa.struct([field])) if nested else field
     values = [{"evil": b"1"}] if nested else [b"1"]
     pq.write_table(pa.table([pa.array(values, type=field.type)], schema=pa.schema([field])), tmp_path / "a.parquet")
-    with pytest.raises(IntegrityError, match=r"a\.parquet: a column has an Arrow extension type.*Nothing was written") as caught:
+    with pytest.raises(
+        IntegrityError, match=r"a\.parquet: a column has an Arrow extension type.*Nothing was written"
+    ) as caught:
         check_parquet(LOCAL, str(tmp_path / "a.parquet"), key="a.parquet")
     assert caught.value.exit_code == 8
 
@@ -66,7 +71,9 @@ def test_a_schema_that_is_no_base64_is_refused(tmp_path: Path) -> None:
 
 def test_the_mark_is_found_wherever_it_stands_in_the_encoded_schema(tmp_path: Path) -> None:
     for pad in range(6):  # base64 encodes the same bytes in three ways, by their place
-        schema = pa.schema([pa.field("x" * (pad + 1), pa.int8()), pa.field("e", pa.int8(), metadata={"ARROW:extension:name": "t"})])
+        schema = pa.schema(
+            [pa.field("x" * (pad + 1), pa.int8()), pa.field("e", pa.int8(), metadata={"ARROW:extension:name": "t"})]
+        )
         pq.write_table(schema.empty_table(), tmp_path / "a.parquet")
         footer = (tmp_path / "a.parquet").read_bytes()
         assert b"ARROW:extension" not in footer
@@ -77,16 +84,18 @@ def test_the_mark_is_found_wherever_it_stands_in_the_encoded_schema(tmp_path: Pa
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_damaged_parquet_footer_is_an_error_of_ours(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_damaged_parquet_footer_is_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("fuzz")
     body = bytearray(_parquet(folder / "a.parquet").read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(max(0, len(body) - 700), len(body) - 1))] = data.draw(st.integers(0, 255))
-    (folder / "a.parquet").write_bytes(body[: data.draw(st.integers(0, len(body)))] if data.draw(st.booleans()) else body)
-    try:
+    (folder / "a.parquet").write_bytes(
+        body[: data.draw(st.integers(0, len(body)))] if data.draw(st.booleans()) else body
+    )
+    with suppress(DataError, IntegrityError):  # anything else fails the test
         check_parquet(LOCAL, str(folder / "a.parquet"), key="a.parquet")
-    except TruError as error:
-        assert "a.parquet" in str(error)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
@@ -154,7 +163,7 @@ def test_no_npy_header_makes_the_gate_fail_otherwise(tmp_path_factory: pytest.Te
 
 
 def test_a_text_header_is_read_whatever_editor_wrote_it(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf\r\n user_id , \"item_id\"\r\n1,2\r\n\r\n3,4\r\n")
+    (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbf\r\n user_id , "item_id"\r\n1,2\r\n\r\n3,4\r\n')
     facts = check_text(LOCAL, str(tmp_path / "a.csv"), key="a.csv")
     assert facts.header == ("user_id", "item_id")
     assert (facts.delimiter, facts.num_header_lines) == (",", 2)

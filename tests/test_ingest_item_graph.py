@@ -71,7 +71,9 @@ def test_one_picture_that_all_items_share_makes_no_square_of_candidates() -> Non
 
 def test_rows_are_scaled_without_overflow_or_loss() -> None:
     values = np.array([[3e300, 4e300], [3e-300, 4e-300], [0, 0], [6, 8]])
-    np.testing.assert_array_equal(unit_rows(values, None), np.array([[0.6, 0.8], [0.6, 0.8], [0, 0], [0.6, 0.8]], np.float32))
+    np.testing.assert_array_equal(
+        unit_rows(values, None), np.array([[0.6, 0.8], [0.6, 0.8], [0, 0], [0.6, 0.8]], np.float32)
+    )
 
 
 def test_standardised_features_have_mean_0_and_variance_1_before_the_cosine() -> None:

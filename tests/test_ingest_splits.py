@@ -13,7 +13,9 @@ from workflows.snapshot import TEST, TRAIN, VALID
 EXPECTED_HELD = {1: 0, 2: 0, 3: 1, 4: 1, 10: 1, 14: 1, 15: 2, 20: 2, 24: 2, 25: 3, 100: 10}
 
 
-def _split(counts: list[int], *, kind: Literal["random", "time"], seed: int = 0, times: np.ndarray | None = None) -> np.ndarray:
+def _split(
+    counts: list[int], *, kind: Literal["random", "time"], seed: int = 0, times: np.ndarray | None = None
+) -> np.ndarray:
     users = np.repeat(np.arange(len(counts)), counts)
     items = np.concatenate([np.arange(count) for count in counts])
     moments = np.zeros(len(users), dtype=np.int64) if times is None else times

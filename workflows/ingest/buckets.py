@@ -14,11 +14,11 @@ import ray.data
 from tru_core.errors import IntegrityError
 from workflows.ingest.problems import find_problem, problems_as_json, problems_from_json, raise_problems
 from workflows.ingest.splits import find_duplicates, sort_rows, split_users
-from workflows.ingest.tasks import collect, map_blocks, materialize
+from workflows.ingest.tasks import collect, map_blocks, map_pieces, materialize
 from workflows.snapshot import INTERACTION_SCHEMA, TEST, TRAIN, VALID, BucketEntry, SplitCounts
 from workflows.storage import FileEntry, ObjectStore, interactions_key, put_file
 
-_ROWS_PER_PARTITION = 4_000_000
+ROWS_PER_PARTITION = 2_000_000
 _COLUMNS = ("user_row", "item_row", "split", "timestamp", "file", "source_row")
 
 
@@ -66,13 +66,22 @@ class WrittenInteractions:
 
 
 def gather_buckets(rows: ray.data.Dataset, *, num_user_buckets: int, num_rows: int) -> ray.data.Dataset:
-    """Bring each bucket's rows into one block. A single block needs no shuffle."""
+    """Bring each bucket's rows into one block: all into a single one where they are few, else by a shuffle.
+
+    A shuffle starts processes of its own, which takes longer than all else where rows are few.
+    """
     blocks = materialize(rows)
     if blocks.num_blocks() <= 1:
         return blocks
+    if num_rows <= ROWS_PER_PARTITION:
+        return materialize(map_pieces(1, _join_blocks, blocks=blocks.get_internal_block_refs()))
     num_cpus = int(ray.cluster_resources().get("CPU", 1))
-    wanted = max(2 * num_cpus, num_rows // _ROWS_PER_PARTITION)
+    wanted = max(2 * num_cpus, num_rows // ROWS_PER_PARTITION)
     return materialize(blocks.repartition(min(num_user_buckets, wanted), keys=["bucket"]))
+
+
+def _join_blocks(_: int, *, blocks: list[ray.ObjectRef]) -> Iterator[pa.Table]:
+    yield pa.concat_tables(ray.get(blocks))
 
 
 def refuse_duplicates(blocks: ray.data.Dataset, plan: BucketPlan) -> None:

@@ -102,6 +102,7 @@ def _read_text(
         return "skip"
 
     names = list(table.columns)
+    is_quoted = table.delimiter != "\t"  # in tab-separated files a quotation mark is part of a title
     try:
         reader = pacsv.open_csv(
             file,
@@ -110,7 +111,8 @@ def _read_text(
             ),
             parse_options=pacsv.ParseOptions(
                 delimiter=table.delimiter,
-                quote_char=False if table.delimiter == "\t" else '"',
+                quote_char='"' if is_quoted else False,
+                newlines_in_values=is_quoted,
                 invalid_row_handler=note_ragged,
             ),
             convert_options=pacsv.ConvertOptions(
@@ -127,8 +129,6 @@ def _read_text(
             first_row += batch.num_rows
             if batch.num_rows:
                 yield pa.Table.from_batches([batch]), rows
-    except StopIteration:
-        return
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, pa.ArrowInvalid) and "Empty CSV" in str(error):
             return
