@@ -5,6 +5,7 @@ there; progress and errors go to standard error. Exit codes are those of ``tru_c
 """
 
 import argparse
+import contextlib
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from tru_core.errors import ConfigError, TruError
-from workflows.tables import print_comparison, print_figures
+from workflows.tables import print_comparison, print_figures, print_sweep
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -185,6 +186,8 @@ def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
         print(json.dumps(figures, sort_keys=True, allow_nan=False))
     elif "systems" in figures:
         print_comparison(figures["systems"])
+    elif "trials" in figures:
+        print_sweep(figures)
     else:
         print_figures(figures)
 
@@ -195,7 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     _protect_private_cluster()
     try:
-        figures = arguments.run(arguments)
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there too
+            figures = arguments.run(arguments)
     except TruError as error:
         if arguments.json:
             print(json.dumps({"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code}))

@@ -47,6 +47,45 @@ def print_comparison(systems: dict[str, dict[str, Any]]) -> None:
     )
 
 
+def _number(value: float | None, digits: str) -> str:
+    return "-" if value is None else format(value, digits)
+
+
+def print_sweep(figures: dict[str, Any]) -> None:
+    """Print a sweep's trials, the best marked, the errors of failed ones below, and where the best job file lies."""
+    table = Table(title="What each setting of TRU does to validation and forget pairs")
+    headings = ("Gate weight", "Branch scaling", "Module share", "Reverse rate")
+    for heading in ("", *headings, "Valid Recall@20", "Forget Recall@20", "Score", "Seconds"):
+        table.add_column(heading, justify="right")
+    failed = []
+    for row in figures["trials"]:
+        is_best = row["trial"] == figures["best"]["trial"]
+        if row["error"] is not None:
+            failed.append(row)
+        table.add_row(
+            "best" if is_best else "" if row["error"] is None else f"failed ({len(failed)})",
+            f"{row['gate_weight']:g}",
+            "on" if row["branch_scaling"] else "off",
+            f"{row['module_share']:g}",
+            f"{row['reverse_learning_rate']:g}",
+            _number(row["valid_recall20"], ".4f"),
+            _number(row["forget_recall20"], ".4f"),
+            _number(row["score"], ".4f"),
+            _number(row["seconds"], ".1f"),
+            style="bold" if is_best else None,
+        )
+    console = Console()
+    console.print(table)
+    for number, row in enumerate(failed, start=1):
+        console.print(f"({number}) {row['error_kind']}: {row['error']}", highlight=False, markup=False)
+    console.print(
+        "Score: validation recall less its distance to forget recall; higher is better. Test pairs took no part in the "
+        f"choice. The best setting as a job file: {figures['best_job']}",
+        highlight=False,
+        markup=False,
+    )
+
+
 def print_figures(figures: dict[str, Any]) -> None:
     """Print figures, one on a line."""
     console = Console()

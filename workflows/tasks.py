@@ -6,7 +6,8 @@ from pydantic import NonNegativeInt
 
 from tru_core.settings import Settings
 from workflows.config import ForgetConfig, JobConfig
-from workflows.storage import FileEntry
+from workflows.storage import FileEntry, open_store
+from workflows.storage_config import is_s3
 
 
 class RequestRows(Settings):
@@ -56,3 +57,11 @@ class WorkerTask(Settings):
     forget: ForgetConfig | None = None
     request: FileEntry | None = None
     original: FileEntry | None = None
+
+
+def with_absolute_storage(job: JobConfig) -> JobConfig:
+    """Name the job's folder by its absolute path: workers have working directories of their own."""
+    if is_s3(job.storage.url):
+        return job
+    storage = job.storage.model_copy(update={"url": open_store(job.storage).url})
+    return job.model_copy(update={"storage": storage})

@@ -1,0 +1,227 @@
+"""A sweep tries every setting, survives failed trials, leaves numbers only, and writes a job file that can be run."""
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.tiny_snapshot import write_tiny_snapshot
+from tru_core.collective import LocalCollective
+from tru_core.errors import ConfigError, ConflictError, NumericsError
+from tru_core.unlearning.tru import TRUSettings, candidate_score
+from workflows.config import JobConfig, load_job, parse
+from workflows.job_file import job_text, write_job_file
+from workflows.outcomes import newest_outcome
+from workflows.publish import publish_version, read_versions
+from workflows.runs import run_name, snapshot_entry
+from workflows.storage import FileEntry, ObjectStore, open_store, read_json, run_prefix
+from workflows.sweep import sweep
+from workflows.tables import print_sweep
+from workflows.tasks import Stage, WorkerTask
+from workflows.trials import list_trials, run_trial
+from workflows.worker import TaskRun
+
+JOB: dict[str, Any] = {
+    "dataset": "tiny",
+    "model": "tiny-mgcn",
+    "backbone": {"settings": {"embedding_size": 16}},
+    "fit": {"max_epochs": 8, "batch_size": 128, "learning_rate": 1e-2},
+    "forget": {"share": 0.1},
+    "unlearn": {"epochs": 2, "batch_size": 128},
+}
+GRID = {
+    "gate_weight": [0.0, 1e-4],
+    "branch_scaling": [True],
+    "module_share": [0.7],
+    "reverse_learning_rate": [1e-3, 5e-2],
+}
+
+
+def make_job(folder: Path, **parts: Any) -> JobConfig:
+    return parse(JobConfig, {"storage": str(folder)} | JOB | parts, where="test")
+
+
+def publish_original(job: JobConfig) -> ObjectStore:
+    """Train the Original in this process and publish it."""
+    store = open_store(job.storage)
+    manifest = write_tiny_snapshot(store, job.dataset)
+    run_id = run_name("train", "tiny")
+    task = WorkerTask(
+        job=job,
+        run_id=run_id,
+        snapshot=snapshot_entry(store, job.dataset)[1],
+        stages=[Stage(name="original", kind="fit")],
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    result = TaskRun(task, LocalCollective()).run()["original"]
+    torch.set_num_threads(threads)
+    publish_version(
+        store,
+        job.model,
+        manifest=FileEntry.model_validate(result["model"]),
+        parent_version=None,
+        method="fit",
+        dataset=job.dataset,
+        snapshot_id=manifest.snapshot_id,
+        run_id=run_id,
+        job_digest=run_id,
+    )
+    return store
+
+
+def kill_the_ungated_trials(config: dict[str, Any], tasks: dict[str, str]) -> None:
+    """A trial whose process dies, as out of memory, whenever its gate is off."""
+    if not WorkerTask.model_validate_json(tasks[config["trial"]]).job.unlearn.gate:
+        os.kill(os.getpid(), signal.SIGKILL)
+    run_trial(config, tasks)
+
+
+def test_every_combination_is_one_trial_and_no_weight_means_no_gate(tmp_path: Path) -> None:
+    lists = {"gate_weight": [0, 1e-3, 0], "branch_scaling": [True, False], "module_share": [0.5]}
+    trials = list_trials(make_job(tmp_path, sweep=lists))
+    assert [(trial.settings["gate_weight"], trial.settings["branch_scaling"]) for trial in trials] == [
+        (0.0, True),
+        (0.0, False),
+        (1e-3, True),
+        (1e-3, False),
+    ]
+    assert [trial.job.unlearn.gate for trial in trials] == [False, False, True, True]
+    assert len({trial.name for trial in trials}) == len(trials)
+    assert trials[2].job.unlearn == TRUSettings(
+        epochs=2, batch_size=128, gate_weight=1e-3, branch_scaling=True, module_share=0.5, reverse_learning_rate=5e-3
+    )
+
+
+def test_the_job_file_of_any_trial_means_the_same_when_it_is_read_back(tmp_path: Path) -> None:
+    s3 = {"url": "s3://bucket/a-prefix", "endpoint_url": "https://s3.example.org", "timeout_seconds": 7}
+    odd = {"unlearn": {"excluded_modules": ["user_id"], "max_gradient_norm": 1e-7}, "dataset": "1e5", "model": "null"}
+    for number, storage in enumerate(("store", str(tmp_path), s3)):
+        lists = {"reverse_learning_rate": [1e-20, 3.0]}
+        for trial in list_trials(make_job(tmp_path, sweep=lists, **odd | {"storage": storage})):
+            path = tmp_path / f"{number}-{trial.name}.yaml"
+            write_job_file(path, job_text(trial.job, comment="a comment: {with} # marks"))
+            assert load_job(path) == trial.job
+
+
+def test_a_job_file_is_not_replaced_and_no_half_of_it_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "best.yaml"
+    write_job_file(path, "a: 1\n")
+    write_job_file(path, "a: 1\n")
+    with pytest.raises(ConflictError, match="other content"):
+        write_job_file(path, "a: 2\n")
+    assert path.read_text() == "a: 1\n"
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_job_file(tmp_path / "no-such-folder" / "best.yaml", "a: 1\n")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["best.yaml"]
+
+
+@pytest.mark.ray
+def test_a_sweep_judges_by_validation_and_forget_pairs_and_is_done_once(
+    ray_session: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = make_job(tmp_path / "store", sweep=GRID)
+    store = publish_original(job)
+    best_path = tmp_path / "best.yaml"
+    figures = sweep(job, best_job_path=best_path)
+
+    rows = figures["trials"]
+    assert [(row["gate_weight"], row["reverse_learning_rate"]) for row in rows] == [
+        (0.0, 1e-3),
+        (0.0, 5e-2),
+        (1e-4, 1e-3),
+        (1e-4, 5e-2),
+    ]
+    for row in rows:
+        assert row["error"] is None
+        assert row["score"] == candidate_score(row["valid_recall20"], row["forget_recall20"])
+        assert row["epochs"] == 2
+    assert rows[0]["valid_recall20"] != rows[1]["valid_recall20"]
+    assert figures["best"]["score"] == pytest.approx(max(row["score"] for row in rows))
+    assert not any("test" in name or "retrain" in name for row in rows for name in row)
+
+    best = load_job(best_path)
+    assert best.unlearn.reverse_learning_rate == figures["best"]["reverse_learning_rate"]
+    assert best.unlearn.gate == (figures["best"]["gate_weight"] > 0)
+    assert best.model_copy(update={"unlearn": job.unlearn}) == job
+
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if " trial " in line]
+    assert [line.split(" trial ")[1].split(":")[0] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
+    assert all("validation recall@20 0." in line for line in lines)
+
+    # Numbers are kept; nothing that could hold a person's rows is, and nothing was published.
+    run = run_prefix(figures["run_id"])
+    assert {info.key.removeprefix(f"{run}/") for info in store.list(run)} == {
+        "trials.json",
+        "attempts/00000001/result.json",
+        *(f"{row['trial']}/result.json" for row in rows),
+    }
+    assert not (tmp_path / "store" / run / "tune").exists()
+    assert read_json(store, figures["trials_file"])["trials"] == rows
+    assert newest_outcome(store, figures["run_id"])["exit_code"] == 0
+    assert len(read_versions(store, job.model)) == 1
+
+    # Again, from the file it wrote: the same run, the same numbers (seconds too: no trial ran twice).
+    again = sweep(best, best_job_path=best_path)
+    assert again | {"result": None} == figures | {"result": None}
+
+    best_path.write_text("mine: 1\n")
+    with pytest.raises(ConflictError):
+        sweep(job, best_job_path=best_path)
+    assert best_path.read_text() == "mine: 1\n"
+    assert newest_outcome(store, figures["run_id"])["exit_code"] == 5
+
+    print_sweep(figures)
+    assert str(figures["best_job"]) in capfd.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.ray
+def test_a_failed_trial_is_listed_and_all_failed_is_an_error(ray_session: None, tmp_path: Path) -> None:
+    # A step of 1e30 makes the model's loss overflow; the ungated trials' processes die.
+    scaling = {"max_failures": 0}
+    job = make_job(tmp_path / "store", sweep=GRID | {"reverse_learning_rate": [1e-3, 1e30]}, scaling=scaling)
+    store = publish_original(job)
+    figures = sweep(job, best_job_path=tmp_path / "best.yaml", show_progress=False, function=kill_the_ungated_trials)
+    assert [row["error_kind"] for row in figures["trials"]] == [
+        "TransientError",
+        "TransientError",
+        None,
+        "NumericsError",
+    ]
+    assert "it was lost (ActorDiedError)" in figures["trials"][0]["error"]
+    assert re.search(r"(norm|loss) is (nan|inf)", figures["trials"][3]["error"])
+    assert figures["best"] == figures["trials"][2]
+    assert figures["num_failed"] == 3
+    assert read_json(store, figures["trials_file"])["num_failed"] == 3
+    print_sweep(figures)
+
+    # The lost ones are tried again, the finished one is not.
+    mended = sweep(job, best_job_path=tmp_path / "best-2.yaml", show_progress=False)
+    assert [row["error_kind"] for row in mended["trials"]] == [None, "NumericsError", None, "NumericsError"]
+    assert mended["trials"][2] == figures["trials"][2]
+
+    hopeless = make_job(tmp_path / "store", sweep=GRID | {"reverse_learning_rate": [1e30]}, scaling=scaling)
+    with pytest.raises(NumericsError, match="all 2 trials failed"):
+        sweep(hopeless, best_job_path=tmp_path / "best-3.yaml", show_progress=False)
+    assert not (tmp_path / "best-3.yaml").exists()
+
+
+def test_a_grid_that_is_too_large_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "store", sweep=GRID | {"module_share": [0.1, 0.2, 0.3], "max_trials": 11})
+    store = publish_original(job)
+    with pytest.raises(ConfigError, match=r"combine to 12 trials .*max_trials allows 11"):
+        sweep(job, best_job_path=tmp_path / "best.yaml")
+    run_ids = {info.key.split("/")[1] for info in store.list("runs") if "/sweep-" in info.key}
+    assert newest_outcome(store, run_ids.pop())["exit_code"] == 2
+
+
+def test_the_written_job_file_is_plain_yaml(tmp_path: Path) -> None:
+    text = job_text(make_job(tmp_path), comment="c")
+    assert yaml.safe_load(text)["unlearn"]["gate"] is True
