@@ -5,6 +5,7 @@ is the same job in this process, without any exchange.
 """
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,11 @@ every_run = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workers")
-    context = torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=max(WORLD_SIZES), join=False)
+    # A fork server imports PyTorch once, not once per worker.
+    multiprocessing.set_forkserver_preload(["torch", "torch._dynamo"])
+    context = torch.multiprocessing.start_processes(
+        work, args=(str(folder),), nprocs=max(WORLD_SIZES), join=False, start_method="forkserver"
+    )
     assert context is not None
     run_alone(folder)
     while not context.join(timeout=300):
