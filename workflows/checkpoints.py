@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tru_core.backbones import Backbone
 from tru_core.collective import Collective
-from tru_core.errors import IntegrityError
+from tru_core.errors import IntegrityError, MissingObjectError
 from tru_core.fit import TrainingState
 from tru_core.interactions import IntArray, Shard
 from workflows.state_files import gather_bytes, parse_state_manifest, read_state, write_state
@@ -52,8 +52,14 @@ def drop_checkpoints(store: ObjectStore, manifests: list[str]) -> None:
     """Delete checkpoints, manifest first, so that one half-deleted is never taken for whole."""
     for key in manifests:
         store.delete(key)
-        for info in store.list(key.removesuffix("/manifest.json")):
-            store.delete(info.key)
+        drop_folder(store, key.removesuffix("/manifest.json"))
+
+
+def drop_folder(store: ObjectStore, folder: str) -> None:
+    """Delete everything in a folder, manifests first; half-written checkpoints too."""
+    keys = [info.key for info in store.list(folder)]
+    for key in sorted(keys, key=lambda key: not key.endswith("/manifest.json")):
+        store.delete(key)
 
 
 def write_checkpoint(
@@ -92,6 +98,8 @@ def read_newest_checkpoint(
 ) -> TrainingState | None:
     """Find the newest checkpoint that every worker can read whole; else the one before; else None.
 
+    Damaged ones are dropped, lest they count as the newest.
+
     Args:
         on_damaged: Told the key of a checkpoint that some worker could not read whole.
     """
@@ -104,6 +112,8 @@ def read_newest_checkpoint(
         if int(collective.all_sum(is_whole)[0]) == collective.world_size:
             return state
         on_damaged(key)
+        if collective.rank == 0:
+            drop_checkpoints(store, [key])
     return None
 
 
@@ -111,7 +121,7 @@ def _read(store: ObjectStore, key: str, rows: dict[str, IntArray], collective: C
     try:
         manifest = parse_state_manifest(store.read(key), key)
         tensors = read_state(store, manifest, local_rows=rows, collective=collective)
-    except IntegrityError:
+    except (IntegrityError, MissingObjectError):
         return None
     return TrainingState(
         parameters=_named(tensors, "parameters/"),

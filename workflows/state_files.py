@@ -10,15 +10,23 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from tru_core.artifact import pack_tensors, unpack_tensors
+from tru_core.artifact import pack_tensors, sha256_hex, unpack_tensors
 from tru_core.collective import Collective
 from tru_core.errors import DataError, IntegrityError
 from tru_core.interactions import IntArray
 from tru_core.settings import Settings
-from workflows.storage import FileEntry, ObjectStore, manifest_key, put_file, read_verified, write_json
+from workflows.storage import (
+    FileEntry,
+    ObjectStore,
+    canonical_json,
+    manifest_key,
+    put_file,
+    read_verified,
+    write_json,
+)
 
 
 class StateManifest(Settings):
@@ -28,6 +36,7 @@ class StateManifest(Settings):
         shared: The tensors that every worker holds alike.
         rows: One file for each worker that wrote: its rows of local tables, and which rows they are.
         meta: What the state is: epoch, history, backbone, snapshot.
+        meta_sha256: Digest of ``meta``. A checkpoint's manifest is found by its name, so nothing else vouches for it.
     """
 
     kind: Literal["tru.state"] = "tru.state"
@@ -35,6 +44,17 @@ class StateManifest(Settings):
     shared: FileEntry
     rows: list[FileEntry] = Field(min_length=1)
     meta: dict[str, Any]
+    meta_sha256: str
+
+    @model_validator(mode="after")
+    def _meta_is_whole(self) -> "StateManifest":
+        if _meta_digest(self.meta) != self.meta_sha256:
+            raise ValueError("meta differs from its digest")
+        return self
+
+
+def _meta_digest(meta: Mapping[str, Any]) -> str:
+    return sha256_hex(canonical_json(dict(meta), where="the meta of a model state"))
 
 
 def _parameter(tensor_name: str) -> str:
@@ -81,7 +101,7 @@ def write_state(
     if collective.rank == 0:
         shared = {name: value for name, value in tensors.items() if name not in local}
         entry = put_file(store, f"{prefix}/shared.safetensors", pack_tensors(shared))
-        manifest = StateManifest(shared=entry, rows=entries, meta=dict(meta))
+        manifest = StateManifest(shared=entry, rows=entries, meta=dict(meta), meta_sha256=_meta_digest(meta))
         written = write_json(store, manifest_key(prefix), manifest.model_dump(mode="json")).model_dump_json().encode()
     return FileEntry.model_validate_json(gather_bytes(written, collective)[0])
 

@@ -21,9 +21,8 @@ from tru_core.unlearning.problem import Outcome, Problem, evaluate, make_problem
 from tru_core.unlearning.tru import unlearn
 from workflows.checkpoints import (
     agree,
-    drop_checkpoints,
+    drop_folder,
     fresh_suffix,
-    list_checkpoints,
     local_rows,
     read_newest_checkpoint,
     write_checkpoint,
@@ -66,12 +65,12 @@ class TaskRun:
             key = f"{self._folder(stage)}/result.json"
             if agree(int(self.collective.rank == 0 and self.store.exists(key)), self.collective):
                 results[stage.name] = read_json(self.store, key)
-                continue
-            results[stage.name] = self._run_stage(stage, results)
+            else:
+                results[stage.name] = self._run_stage(stage, results)
+                if self.collective.rank == 0:
+                    write_json(self.store, key, results[stage.name])
             if self.collective.rank == 0:
-                write_json(self.store, key, results[stage.name])
-                checkpoints = list_checkpoints(self.store, f"{self._folder(stage)}/checkpoints")
-                drop_checkpoints(self.store, checkpoints)
+                drop_folder(self.store, f"{self._folder(stage)}/checkpoints")
         return results
 
     def _folder(self, stage: Stage) -> str:
@@ -171,7 +170,8 @@ class TaskRun:
 
     def _run_stage(self, stage: Stage, results: Results) -> dict[str, Any]:
         problem = self.problem
-        if not problem.num_forget and (stage.kind == "unlearn" or stage.retained_only):
+        has_subjects = len(problem.request.users) + len(problem.request.items) > 0
+        if not problem.num_forget and (stage.retained_only or (stage.kind == "unlearn" and not has_subjects)):
             raise DataError("the request names no training interaction of this snapshot: there is nothing to forget")
         if stage.kind == "evaluate":
             model = self._source(stage, results)

@@ -1,0 +1,71 @@
+"""A job on the tiny data set that takes seconds. No Ray: plain processes import this quickly."""
+
+from pathlib import Path
+from typing import Any
+
+from workflows.config import JobConfig, load_yaml, parse
+from workflows.storage import FileEntry, ObjectStore, StorageConfig, dataset_log, read_log
+from workflows.tasks import Stage, WorkerTask
+from workflows.worker import Results
+
+FIT_EPOCHS, UNLEARN_EPOCHS = 4, 3
+JOB = f"""
+dataset: tiny
+model: tiny-mgcn
+precision: float64
+backbone:
+  name: mgcn
+  settings: {{embedding_size: 8}}
+fit: {{max_epochs: {FIT_EPOCHS}, batch_size: 96, learning_rate: 1e-2}}
+unlearn: {{epochs: {UNLEARN_EPOCHS}, batch_size: 96, energy_batches: 2, reverse_learning_rate: 2e-2}}
+forget: {{regime: user, share: 0.1, seed: 3}}
+"""
+COMPARISON = [
+    Stage(name="original", kind="fit"),
+    Stage(name="edges", kind="evaluate"),
+    Stage(name="tru", kind="unlearn"),
+    Stage(name="retrain", kind="fit", retained_only=True),
+]
+
+
+def tiny_job(storage: StorageConfig | str, folder: Path, **changes: dict[str, Any] | str) -> JobConfig:
+    """The job as a user would write it, with blocks changed key by key.
+
+    Args:
+        folder: Where the job file is written.
+    """
+    (folder / "job.yaml").write_text(JOB)
+    values = load_yaml(folder / "job.yaml")
+    values["storage"] = storage if isinstance(storage, str) else storage.model_dump(mode="json")
+    for name, change in changes.items():
+        values[name] = values.get(name, {}) | change if isinstance(change, dict) else change
+    return parse(JobConfig, values, where="the tiny job")
+
+
+def comparison_task(store: ObjectStore, job: JobConfig, run_id: str = "compare-tiny", **changes: Any) -> WorkerTask:
+    """Original, edges deleted only, TRU and Retrain as one task."""
+    snapshot = FileEntry.model_validate(read_log(store, dataset_log(job.dataset))[-1].entry["manifest"])
+    fields = {"stages": COMPARISON, "forget": job.forget} | changes
+    return WorkerTask(job=job, run_id=run_id, snapshot=snapshot, **fields)
+
+
+def without_seconds(results: Results) -> Results:
+    """What must be equal in two runs that mean the same: not the time, and not where the models lie."""
+    return {
+        stage: {name: value for name, value in result.items() if name not in ("seconds", "model")}
+        for stage, result in results.items()
+    }
+
+
+def flat(value: Any, name: str = "") -> dict[str, float]:
+    """Numbers by their place, so that one comparison with a tolerance tells which differ."""
+    if isinstance(value, dict):
+        return {key: number for part, inner in value.items() for key, number in flat(inner, f"{name}/{part}").items()}
+    if isinstance(value, list):
+        return flat(dict(enumerate(value)), name)
+    return {name: value}
+
+
+def model_entry(results: Results, stage: str) -> FileEntry:
+    """Where the model of a stage lies."""
+    return FileEntry.model_validate(results[stage]["model"])
