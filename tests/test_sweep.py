@@ -7,72 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
-from tests.tiny_snapshot import write_tiny_snapshot
-from tru_core.collective import LocalCollective
+from tests.tiny_model import make_job, publish_original
 from tru_core.errors import ConfigError, ConflictError, NumericsError
 from tru_core.unlearning.tru import TRUSettings, candidate_score
-from workflows.config import JobConfig, load_job, parse
+from workflows.config import load_job
 from workflows.job_file import job_text, write_job_file
 from workflows.outcomes import newest_outcome
-from workflows.publish import publish_version, read_versions
-from workflows.runs import run_name, snapshot_entry
-from workflows.storage import FileEntry, ObjectStore, open_store, read_json, run_prefix
+from workflows.publish import read_versions
+from workflows.storage import read_json, run_prefix
 from workflows.sweep import sweep
 from workflows.tables import print_sweep
-from workflows.tasks import Stage, WorkerTask
+from workflows.tasks import WorkerTask
 from workflows.trials import list_trials, run_trial
-from workflows.worker import TaskRun
 
-JOB: dict[str, Any] = {
-    "dataset": "tiny",
-    "model": "tiny-mgcn",
-    "backbone": {"settings": {"embedding_size": 16}},
-    "fit": {"max_epochs": 8, "batch_size": 128, "learning_rate": 1e-2},
-    "forget": {"share": 0.1},
-    "unlearn": {"epochs": 2, "batch_size": 128},
-}
 GRID = {
     "gate_weight": [0.0, 1e-4],
     "branch_scaling": [True],
     "module_share": [0.7],
     "reverse_learning_rate": [1e-3, 5e-2],
 }
-
-
-def make_job(folder: Path, **parts: Any) -> JobConfig:
-    return parse(JobConfig, {"storage": str(folder)} | JOB | parts, where="test")
-
-
-def publish_original(job: JobConfig) -> ObjectStore:
-    """Train the Original in this process and publish it."""
-    store = open_store(job.storage)
-    manifest = write_tiny_snapshot(store, job.dataset)
-    run_id = run_name("train", "tiny")
-    task = WorkerTask(
-        job=job,
-        run_id=run_id,
-        snapshot=snapshot_entry(store, job.dataset)[1],
-        stages=[Stage(name="original", kind="fit")],
-    )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    result = TaskRun(task, LocalCollective()).run()["original"]
-    torch.set_num_threads(threads)
-    publish_version(
-        store,
-        job.model,
-        manifest=FileEntry.model_validate(result["model"]),
-        parent_version=None,
-        method="fit",
-        dataset=job.dataset,
-        snapshot_id=manifest.snapshot_id,
-        run_id=run_id,
-        job_digest=run_id,
-    )
-    return store
 
 
 def kill_the_ungated_trials(config: dict[str, Any], tasks: dict[str, str]) -> None:
@@ -183,6 +138,7 @@ def test_a_sweep_judges_by_validation_and_forget_pairs_and_is_done_once(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_failed_trial_is_listed_and_all_failed_is_an_error(ray_session: None, tmp_path: Path) -> None:
     # A step of 1e30 makes the model's loss overflow; the ungated trials' processes die.
     scaling = {"max_failures": 0}

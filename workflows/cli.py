@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TruError as error:
         if arguments.json:
             print(json.dumps({"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code}))
-        print(f"tru: {error}", file=sys.stderr)
+        print("\n".join([f"tru: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("tru: interrupted. Whole checkpoints are kept: the same command resumes.", file=sys.stderr)

@@ -70,6 +70,7 @@ def recorded(store: ObjectStore, run_id: str, command: str, body: Callable[[], d
             ending = {"outcome": "interrupted", "exit_code": INTERRUPTED}
         ended_at = datetime.now(UTC).isoformat(timespec="seconds")
         _write(store, run_id, outcome | ending | {"ended_at": ended_at})
+        error.add_note(f"The outcome is recorded: `tru result {run_id} --storage {store.url}`.")
         raise
     ended_at = datetime.now(UTC).isoformat(timespec="seconds")
     ending = {"outcome": "succeeded", "exit_code": 0, "ended_at": ended_at, "figures": figures}
