@@ -7,7 +7,10 @@ newest whole one and nothing half-written is ever read.
 
 import logging
 import secrets
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -60,12 +63,13 @@ def run_in_worker(config: dict[str, Any], after_epoch: Callable[[str, TrainingSt
 
     store = open_store(task.job.storage)
     folder = _errors_folder(task.run_id, config["attempt"])
-    earlier = store.list(folder)
-    if earlier:
-        # A restart cannot mend what is wrong with the input: end at once instead of failing the same way again.
-        raise _read_error(store, earlier[0].key)
+    if store.list(folder):
+        # A restart cannot mend what is wrong with the input. Ending well uses up no further restart; the driver raises.
+        return {}
     try:
         return TaskRun(task, collective, on_progress).run()
+    except TransientError:
+        raise
     except TruError as error:
         write_json(store, f"{folder}/{collective.rank:05d}.json", {"kind": type(error).__name__, "text": str(error)})
         raise
@@ -75,6 +79,27 @@ def _read_error(store: ObjectStore, key: str) -> TruError:
     record = read_json(store, key)
     kind = getattr(tru_core.errors, record["kind"], TransientError)
     return kind(record["text"])
+
+
+def _raise_recorded_error(store: ObjectStore, folder: str) -> None:
+    """Raise what a worker raised first in rank order, if one did."""
+    for info in store.list(folder):
+        raise _read_error(store, info.key)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt: Ray Train stops the workers, exits like a success and keeps its handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def run_task(task: WorkerTask, *, loop: WorkerLoop = worker_loop, show_progress: bool = True) -> Results:
@@ -110,12 +135,10 @@ def run_task(task: WorkerTask, *, loop: WorkerLoop = worker_loop, show_progress:
     )
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     try:
-        with follow(board):
+        with follow(board), _interruptible():
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        recorded = store.list(_errors_folder(task.run_id, attempt))
-        if recorded:
-            raise _read_error(store, recorded[0].key) from error
+        _raise_recorded_error(store, _errors_folder(task.run_id, attempt))
         failures = getattr(error, "worker_failures", {}) or {0: error}
         first = next(iter(failures.values()))
         raise TransientError(
@@ -126,6 +149,7 @@ def run_task(task: WorkerTask, *, loop: WorkerLoop = worker_loop, show_progress:
     finally:
         if board is not None:
             ray.kill(board)
+    _raise_recorded_error(store, _errors_folder(task.run_id, attempt))
     if not isinstance(result.return_value, dict):
         raise TransientError(f"run {task.run_id} ended without results. Run the same command again: it resumes.")
     return result.return_value
