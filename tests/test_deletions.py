@@ -287,6 +287,21 @@ def must_not_run(task: WorkerTask, *, show_progress: bool) -> Results:
     pytest.fail("nothing is to be trained")
 
 
+def test_a_user_whose_interactions_left_earlier_still_loses_the_trained_row(
+    job: JobConfig, store: ObjectStore, tmp_path: Path
+) -> None:
+    mine = sorted(pair for pair in pairs_of(store, current_snapshot(store, "tiny")) if pair[0] == 3)
+    delete(job, tmp_path, *(f"p{item},interaction,{user_id(3)},{item_id(item)}" for _, item, _ in mine))
+    before = current_version(store, "mgcn")
+    figures = delete(job, tmp_path, f"r1,user,{user_id(3)},", name="later.csv")
+    after = current_version(store, "mgcn")
+    assert (after.version, figures["num_forget"]) == (before.version + 1, 0)
+    old, new = model_tensors(store, before), model_tensors(store, after)
+    table = next(name for name, value in old.items() if name.startswith("parameters/") and value.shape == (60, 8))
+    changed = (old[table] != new[table]).all(axis=1)
+    assert changed.tolist() == [row == 3 for row in range(60)]
+
+
 def test_a_second_batch_starts_from_what_the_first_left(job: JobConfig, store: ObjectStore, tmp_path: Path) -> None:
     before = current_snapshot(store, "tiny")
     delete(job, tmp_path, f"r1,user,{user_id(3)},", f"r2,item,,{item_id(7)}")

@@ -83,9 +83,9 @@ class BatchPlan(Settings):
         return any(request.outcome == "published" for request in self.requests)
 
     @property
-    def needs_training(self) -> bool:
-        """Whether the model was trained on anything that is to be forgotten."""
-        return self.rows.num_train_pairs > 0
+    def changes_model(self) -> bool:
+        """Whether the model may know anything that is to be forgotten: training pairs, or subjects with rows."""
+        return self.rows.num_train_pairs > 0 or bool(self.rows.users or self.rows.items)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ The order of what is written, and why:
 2. The model version. This is the moment at which the batch takes effect. It comes before the snapshot because it
    alone can be refused for good: another version may have been published during the training, and a model cannot be
    carried over to another parent without training again. Taking rows away from a snapshot can always be done again,
-   to whichever snapshot is current. A batch that names no training interaction needs no training and no new version:
-   it takes effect with its snapshot.
+   to whichever snapshot is current. A batch that names nothing the model was trained on (held-out interactions only)
+   needs no new version: it takes effect with its snapshot.
 3. The data set's snapshot. A crash before it leaves a model that has forgotten and a data set that has not.
 4. A record of each request, then the mark that the batch is done.
 
@@ -20,7 +20,6 @@ same batch id and finds the plan, the files, the checkpoints and the results tha
 A ledger with states, holds, tombstones and receipts has its place around :func:`run_batch`; it is not here yet.
 """
 
-import logging
 import os
 import re
 from collections import Counter
@@ -63,8 +62,6 @@ Result = TypeVar("Result")
 
 _BATCH_SNAPSHOT = re.compile(r"delete-([0-9a-f]{32})(?:-[0-9a-f]{16})?")
 _STAGE = "tru"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -192,16 +189,9 @@ def _is_own(store: ObjectStore, model: str, snapshot_id: str) -> bool:
 
 
 def _carry_out(store: ObjectStore, job: JobConfig, plan: BatchPlan, show_progress: bool) -> DoneBatch:
-    if plan.needs_training:
+    if plan.changes_model:
         snapshot, _ = _write_snapshot(store, plan)
         _publish_model(store, job, plan, snapshot.snapshot_id, show_progress)
-    elif plan.rows.users or plan.rows.items:
-        log.warning(
-            "the batch's users and items have no training interaction: model %s version %d stays as it is, with the "
-            "rows that they have in its tables",
-            plan.model,
-            plan.version,
-        )
     return _finish(store, plan)
 
 
@@ -319,7 +309,7 @@ def _batch_figures(store: ObjectStore, done: DoneBatch) -> Figures:
         "snapshot_id": done.snapshot_id,
         "num_interactions": done.plan.num_interactions,
     }
-    if done.plan.needs_training:
+    if done.plan.changes_model:
         key = f"{run_prefix(done.version.run_id)}/{_STAGE}/result.json"
         figures |= runs.plain_figures(read_json(store, key))
     return figures

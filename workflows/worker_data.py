@@ -34,13 +34,17 @@ class WorkerData:
     item_neighbours: dict[str, ItemNeighbours]
 
 
-def standardise(values: Tensor, collective: Collective) -> Tensor:
-    """Give every column mean 0 and deviation 1 over the rows of all workers; a constant column becomes 0."""
-    wide = values.double()
-    sums = collective.all_sum(torch.stack([wide.sum(dim=0), torch.full_like(wide[:1].sum(dim=0), float(len(wide)))]))
-    mean = sums[0] / sums[1]
-    centred = wide - mean
-    variance = collective.all_sum(centred.square().sum(dim=0)) / sums[1]
+def standardise(values: Tensor, is_kept: Tensor, collective: Collective) -> Tensor:
+    """Give every column mean 0 and deviation 1 over the kept rows of all workers; a constant column becomes 0.
+
+    Args:
+        values: (own item, column).
+        is_kept: bool (own item). Rows of deleted items take no part and become 0.
+    """
+    wide, kept = values.double(), is_kept.double()[:, None]
+    sums = collective.all_sum(torch.cat([wide * kept, kept], dim=1).sum(dim=0))
+    centred = (wide - sums[:-1] / sums[-1]) * kept
+    variance = collective.all_sum(centred.square().sum(dim=0)) / sums[-1]
     scale = torch.where(variance > 0, variance.clamp_min(1e-300).rsqrt(), 0.0)
     return (centred * scale).to(values.dtype)
 
@@ -74,7 +78,9 @@ def load_data(
     features, neighbours = {}, {}
     for modality in manifest.features:
         values = torch.from_numpy(read_features(store, manifest, modality, item_buckets)).to(dtype)
-        values = standardise(values, collective) if standardised else values
+        if standardised:
+            is_kept = torch.from_numpy(~np.isin(item_rows, manifest.deleted_item_rows))
+            values = standardise(values, is_kept, collective)
         features[modality] = ItemFeatures(item_rows, values)
         items, others, similarity = read_item_graph(store, manifest, modality)
         neighbours[modality] = ItemNeighbours(items, others, similarity.astype(np.float64))

@@ -285,6 +285,11 @@ def unlearn(
     shard, collective = problem.shard, problem.graph_with.collective
     fresh_seed = settings.seed + text_key("subject rows") % 2**31
     removed = problem.request if settings.reset_subjects else None
+    if not problem.num_forget:
+        # Subjects whose interactions left earlier: nothing to reverse, but their rows must not stay trained.
+        if removed is not None:
+            reset_subject_rows(model, shard, removed, seed=fresh_seed)
+        return state
     optimizers = {
         "reverse": _make_reverse_optimizer(model, settings),
         "repair": make_adam(model, settings.learning_rate * (1.0 - settings.reverse_ratio)),
