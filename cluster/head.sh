@@ -53,6 +53,9 @@ export PATH
 # Set here and in every client: left unset, what Ray does depends on what lies in the home folder.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token
 
+# There is no other machine to move anything to: without this, `kill` waits 30 s for an actor that Ray Train leaves.
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=${RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S:-0}
+
 cat <<TEXT
 Ray head on http://$dashboard (token: $token). In another shell, from your project's folder:
 

@@ -1,4 +1,4 @@
-"""``ray job submit`` to a head that ``cluster/head.sh`` started: it runs the submitted code, and keeps its exit code."""
+"""``ray job submit`` to a head that ``cluster/head.sh`` started: it runs the submitted code, its exit code is kept."""
 
 import json
 import os
