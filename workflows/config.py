@@ -24,6 +24,16 @@ from tru_core.unlearning.tru import TRUSettings
 from workflows.storage import StorageConfig, check_name
 
 
+def _name_of_something(name: str) -> str:
+    try:
+        return check_name(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error  # so that pydantic says which setting it is
+
+
+Name = Annotated[str, AfterValidator(_name_of_something)]
+
+
 class BackboneConfig(Settings):
     """Which recommender, and its own settings.
 
@@ -121,8 +131,8 @@ class JobConfig(Settings):
     """
 
     storage: StorageConfig
-    dataset: Annotated[str, AfterValidator(check_name)]
-    model: Annotated[str, AfterValidator(check_name)]
+    dataset: Name
+    model: Name
     precision: Literal["float32", "float64"] = "float32"
     feature_scaling: Literal["standardised", "raw"] = "standardised"
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
@@ -170,7 +180,10 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         return f"{where}: there is no such setting{hint}"
     more = len(error.errors()) - 1
     also = f" (and {more} more)" if more else ""
-    return f"{where}: {problem['msg']}, found {problem['input']!r}{also}"
+    if problem["type"] == "missing":
+        return f"{where}: this setting is needed and is not there{also}"
+    text = problem["msg"].removeprefix("Value error, ").removesuffix(".")
+    return f"{where}: {text}, found {problem['input']!r}{also}"
 
 
 def parse(kind: type[Model], values: Any, *, where: str) -> Model:
@@ -183,6 +196,8 @@ def parse(kind: type[Model], values: Any, *, where: str) -> Model:
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_explain(error, kind)}. Nothing was started.") from None
+    except ConfigError as error:  # of a part that checks itself
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def load_yaml(path: Path) -> Any:
@@ -203,13 +218,22 @@ def load_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
 
 
+def load_settings(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings by name.
+
+    Raises:
+        ConfigError: As :func:`load_yaml`, or if it is something else than settings by name.
+    """
+    values = load_yaml(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected settings by name, found {type(values).__name__}. See README, job files.")
+    return values
+
+
 def load_job(path: Path) -> JobConfig:
     """Read and check a job file.
 
     Raises:
         ConfigError: Naming the file, the setting, what was expected and what was found.
     """
-    values = load_yaml(path)
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected settings by name, found {type(values).__name__}. See README, job files.")
-    return parse(JobConfig, values, where=str(path))
+    return parse(JobConfig, load_settings(path), where=str(path))
