@@ -254,6 +254,22 @@ def test_energies_are_mean_norms_of_whole_batches_without_the_gate(part: Part, t
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_scales_compare_retained_with_forgotten_batches_on_the_graph_with_the_edges(part: Part, trained: dict) -> None:
+    model, problem = original(part, trained), problem_of(part, make_request(users=np.array([0, 1, 2])))
+    settings, energies = settings_for(energy_batches=2, scale_floor=0.01), []
+    for pairs, history in ((problem.retain, problem.retain), (problem.forget, part.shard.train)):
+        plan = plan_epoch(pairs, part.shard, pool_for(history, ALONE), ALONE, batch_size=16, seed=0, epoch=0)
+        batches = iterate_batches(plan, limit=2)
+        energies.append(mean_gradient_norms(model, problem.graph_with, batches, settings))
+    row = unlearn(model, problem, settings).history[0]
+    for branch in ("id", "visual", "text"):
+        retain, forget = energies[0][0][branch], energies[1][0][branch]
+        assert retain < 0.9 * forget  # these users are fitted worse than others: the brake acts
+        assert row[f"scale/{branch}"] == pytest.approx(retain / forget, rel=1e-5)
+    for module, value in energies[1][1].items():
+        assert row[f"sensitivity/{module}"] == pytest.approx(value, rel=1e-12)
+
+
 def test_history_says_what_was_measured_chosen_and_left_out(part: Part, trained: dict) -> None:
     model, problem = original(part, trained), problem_of(part, make_request(users=USERS))
     state = unlearn(model, problem, settings_for(module_share=0.3, excluded_modules=("item_table", "query")))
@@ -438,11 +454,19 @@ def test_forgetting_too_much_is_scored_like_forgetting_too_little() -> None:
     assert candidate_score(0.3, 0.2) == pytest.approx(candidate_score(0.3, 0.4))
 
 
-def test_an_empty_request_is_plain_repair(part: Part, trained: dict) -> None:
-    model, problem = original(part, trained), problem_of(part, make_request())
+def test_subjects_whose_pairs_left_earlier_lose_their_rows_and_nothing_else_moves(part: Part, trained: dict) -> None:
+    train = part.shard.train
+    rest = select(train, ~np.isin(train.users, USERS))
+    model, before = original(part, trained), trained["False"]
+    problem = problem_of(replace(part, shard=replace(part.shard, train=rest)), make_request(users=USERS))
     assert problem.graph_without is problem.graph_with
-    state = unlearn(model, problem, settings_for(epochs=1))
-    assert state.history[0]["num_rows_visited"] == 0
+    state = unlearn(model, problem, settings_for())
+    assert (state.epoch, state.history) == (0, [])
+    after, kept = parameter_values(model), np.setdiff1d(np.arange(24), USERS)
+    assert_same(
+        {**after, "user_table": after["user_table"][kept]}, {**before, "user_table": before["user_table"][kept]}
+    )
+    assert not (after["user_table"][USERS] == before["user_table"][USERS]).any()
 
 
 # ---- What must fail
