@@ -29,27 +29,29 @@ def split_dataset_url(url: str) -> tuple[str, str]:
     """Part ``<storage>/datasets/<name>`` into the storage's URL and the data set's name.
 
     Raises:
-        ConfigError: If the URL does not end so.
+        ConfigError: If the URL does not end so, or the name is not allowed.
     """
+    from workflows.storage_keys import check_name
+
     root, found, name = url.rstrip("/").rpartition("/datasets/")
     if not found or not root or "/" in name:
         raise ConfigError(
             f"--to {url}: expected <storage>/datasets/<name>, for example store/datasets/tiktok or "
             "s3://bucket/prefix/datasets/tiktok. Nothing was read or written."
         )
-    return root, name
+    return root, check_name(name)
 
 
 def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
     from workflows.cluster import connected
-    from workflows.config import ScalingConfig, load_yaml, parse
+    from workflows.config import ScalingConfig, load_settings, parse
     from workflows.ingest import IngestConfig, import_dataset
     from workflows.storage import StorageConfig, open_store
 
     root, name = split_dataset_url(arguments.to)
-    values = load_yaml(Path(arguments.settings)) if arguments.settings else {}
+    values = load_settings(Path(arguments.settings)) if arguments.settings else {}
     given = {key: getattr(arguments, key) for key in ("layout", "split", "split_seed", "missing_feature")}
-    values = (values or {}) | {key: value for key, value in given.items() if value is not None}
+    values |= {key: value for key, value in given.items() if value is not None}
     settings = parse(IngestConfig, values, where=arguments.settings or "data import")
     storage = parse(StorageConfig, {"url": root, "endpoint_url": arguments.endpoint_url}, where="--to")
     source = parse(StorageConfig, {"url": arguments.source, "endpoint_url": arguments.endpoint_url}, where="source")
@@ -181,15 +183,27 @@ def _protect_private_cluster() -> None:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, sort_keys=True, allow_nan=False))
+
+
 def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
     if arguments.json:
-        print(json.dumps(figures, sort_keys=True, allow_nan=False))
+        _print_json(figures)
     elif "systems" in figures:
         print_comparison(figures["systems"])
     elif "trials" in figures:
         print_sweep(figures)
     else:
         print_figures(figures)
+
+
+def _end(arguments: argparse.Namespace, error: BaseException, message: str, exit_code: int) -> int:
+    """Say how a command ended that did not succeed."""
+    if arguments.json:
+        _print_json({"error": type(error).__name__, "message": message, "exit_code": exit_code})
+    print("\n".join([f"tru: {message}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+    return exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,15 +214,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Ray prints there too
             figures = arguments.run(arguments)
+        _show(arguments, figures)
     except TruError as error:
-        if arguments.json:
-            print(json.dumps({"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code}))
-        print("\n".join([f"tru: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("tru: interrupted. Whole checkpoints are kept: the same command resumes.", file=sys.stderr)
-        return 130
-    _show(arguments, figures)
+        return _end(arguments, error, str(error), error.exit_code)
+    except KeyboardInterrupt as error:
+        return _end(arguments, error, "interrupted. Whole checkpoints are kept: the same command resumes.", 130)
+    except Exception as error:
+        _end(arguments, error, "an error of the program itself; the traceback follows. Please report it.", 1)
+        raise
     if arguments.command == "result":
         return int(figures["exit_code"])
     return 0

@@ -1,0 +1,444 @@
+"""The command line: what it understands, what it prints where, and with which code it ends. Starts no Ray."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import tru_core.errors
+from tests.tiny_snapshot import write_tiny_snapshot
+from tru_core.errors import AuditError, DataError, TruError
+from workflows import cli, cluster, demo, ingest, runs
+from workflows.outcomes import recorded
+from workflows.storage_local import LocalStore
+
+ERRORS = [
+    kind
+    for kind in vars(tru_core.errors).values()
+    if isinstance(kind, type) and issubclass(kind, TruError) and kind is not TruError
+]
+FIGURES = {"version": 1, "test_recall20": 0.25, "run_id": "train-1"}
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No cluster is started, and what ``main`` sets for the process is put back."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setattr(cluster, "connected", lambda scaling: nullcontext())
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"storage: {tmp_path / 'store'}\ndataset: tiny\nmodel: tiny-mgcn\n")
+    return str(path)
+
+
+def train_does(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> None:
+    """Let ``tru train`` return something, or raise an error."""
+
+    def train(*_: Any) -> Any:
+        print("noise of a library")
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(runs, "train", train)
+
+
+def only_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The one object on standard output."""
+    output = capsys.readouterr().out
+    assert output.count("\n") == 1
+    found = json.loads(output)
+    assert isinstance(found, dict)
+    return found
+
+
+# --- what is printed where ----------------------------------------------------------------------
+
+
+def test_json_prints_one_object_and_nothing_else(
+    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_does(monkeypatch, FIGURES)
+    assert cli.main(["train", job, "--json"]) == 0
+    assert only_json(capsys) == FIGURES
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_every_error_ends_with_its_own_code_and_says_it_in_json(
+    kind: type[TruError], job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_does(monkeypatch, kind("file x, row 3: expected this, found that"))
+    expected = {"error": kind.__name__, "message": "file x, row 3: expected this, found that"}
+    assert cli.main(["train", job, "--json"]) == kind.exit_code
+    assert only_json(capsys) == expected | {"exit_code": kind.exit_code}
+    assert cli.main(["train", job]) == kind.exit_code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.endswith("tru: file x, row 3: expected this, found that\n")
+
+
+def test_the_exit_codes_are_those_of_the_requirements() -> None:
+    codes = {kind.__name__: kind.exit_code for kind in ERRORS}
+    assert codes == {
+        "ConfigError": 2,
+        "DataError": 3,
+        "AccessError": 4,
+        "MissingObjectError": 4,
+        "ConflictError": 5,
+        "AuditError": 6,
+        "NumericsError": 6,
+        "TransientError": 7,
+        "IntegrityError": 8,
+        "PolicyError": 9,
+    }
+
+
+def test_notes_of_an_error_are_printed_too(
+    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = DataError("bad row")
+    error.add_note("The outcome is recorded.")
+    train_does(monkeypatch, error)
+    assert cli.main(["train", job]) == 3
+    assert capsys.readouterr().err.endswith("tru: bad row\nThe outcome is recorded.\n")
+
+
+def test_an_error_of_the_program_ends_with_its_traceback_and_in_json_without_its_text(
+    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_does(monkeypatch, RuntimeError("may hold anything"))
+    with pytest.raises(RuntimeError):
+        cli.main(["train", job, "--json"])
+    found = only_json(capsys)
+    assert (found["error"], found["exit_code"]) == ("RuntimeError", 1)
+    assert "may hold anything" not in found["message"]
+
+
+def test_a_number_that_json_cannot_hold_is_never_printed(
+    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_does(monkeypatch, {"test_recall20": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        cli.main(["train", job, "--json"])
+    assert only_json(capsys)["exit_code"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_interrupts_with_code_130(
+    number: signal.Signals, job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(*_: Any) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(30)
+
+    monkeypatch.setattr(runs, "train", train)
+    assert cli.main(["train", job, "--json"]) == 130
+    assert only_json(capsys)["exit_code"] == 130
+    assert cli.main(["train", job]) == 130
+    printed = capsys.readouterr()
+    assert (printed.out, "the same command resumes" in printed.err) == ("", True)
+
+
+def test_figures_are_printed_for_people(
+    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_does(monkeypatch, FIGURES | {"modalities": {"text": 6, "visual": 8}, "report": {}})
+    assert cli.main(["train", job]) == 0
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert ["test", "recall20", "0.2500"] in lines
+    assert ["modalities", "text", "6, visual 8"] in lines
+    assert ["report", "-"] in lines
+
+
+def test_a_comparison_is_a_table(job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"test_recall20": 0.25, "test_ndcg20": 0.125, "forget_recall20": 0.0625}
+    seconds = {"original": 90.0, "edges": 0.0, "tru": 2.0, "retrain": 100.0}
+    systems = {name: row | {"seconds": value} for name, value in seconds.items()}
+    monkeypatch.setattr(runs, "compare", lambda job: {"systems": systems})
+    monkeypatch.setenv("COLUMNS", "140")
+    assert cli.main(["compare", job]) == 0
+    output = capsys.readouterr().out
+    for text in ("Original", "Edges deleted only", "TRU", "Retrain", "0.2500", "0.1250", "0.0625"):
+        assert text in output
+    assert re.findall(r"[0-9.]+x", output) == ["50.0x"]  # only TRU is timed against Retrain
+
+
+# --- what is understood -------------------------------------------------------------------------
+
+
+def commands_in(text: str) -> set[str]:
+    return {line.split()[0] for line in text.splitlines() if line.startswith("    ") and line[4] not in " -"}
+
+
+def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert commands_in(text) == {"data", "train", "unlearn", "compare", "sweep", "delete", "result", "demo"}
+    listed = text[text.index("exit codes:") :]
+    for code in {kind.exit_code for kind in ERRORS} | {0, 130}:
+        assert f" {code} " in listed.replace("\n", " "), code
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["data", "import"],
+        ["train"],
+        ["unlearn"],
+        ["compare"],
+        ["sweep"],
+        ["delete", "run"],
+        ["result"],
+        ["demo"],
+    ],
+)
+def test_every_command_explains_itself_and_takes_json(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*argv, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "--json" in text
+    assert f"usage: tru {' '.join(argv)}" in text
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["forget"],
+        ["data"],
+        ["data", "import"],
+        ["data", "import", "raw"],
+        ["data", "import", "raw", "--to", "s/datasets/d", "--layout", "csv"],
+        ["data", "import", "raw", "--to", "s/datasets/d", "--split", "leave-one-out"],
+        ["data", "import", "raw", "--to", "s/datasets/d", "--split-seed", "one"],
+        ["data", "import", "raw", "--to", "s/datasets/d", "--missing-feature", "drop"],
+        ["train"],
+        ["train", "a.yaml", "b.yaml"],
+        ["train", "a.yaml", "--epochs", "3"],
+        ["sweep"],
+        ["delete"],
+        ["delete", "run", "job.yaml"],
+        ["result", "run-1"],
+        ["result", "run-1", "--storage", "store", "--wait", "long"],
+    ],
+)
+def test_a_command_that_is_not_understood_ends_with_code_2_and_says_how_to_write_it(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("usage: tru")
+
+
+@pytest.mark.parametrize("name", ["train", "unlearn", "compare"])
+def test_a_workflow_gets_the_checked_job(
+    name: str, job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs: list[Any] = []
+    monkeypatch.setattr(runs, name, lambda job: jobs.append(job) or FIGURES)
+    assert cli.main([name, job, "--json"]) == 0
+    assert (jobs[0].dataset, jobs[0].model) == ("tiny", "tiny-mgcn")
+    assert only_json(capsys) == FIGURES
+
+
+@pytest.mark.parametrize("argv", [["train"], ["unlearn"], ["compare"], ["sweep"], ["delete", "run", "--requests", "x"]])
+def test_a_wrong_job_file_ends_with_code_2_before_anything_starts(
+    argv: list[str], job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "connected", lambda scaling: pytest.fail("a cluster was started"))
+    Path(job).write_text(Path(job).read_text() + "fit: {max_epoch: 3}\n")
+    assert cli.main([*argv, job, "--json"]) == 2
+    found = only_json(capsys)
+    assert (found["error"], found["exit_code"]) == ("ConfigError", 2)
+    assert "did you mean 'max_epochs'?" in found["message"]
+
+
+def test_sweep_delete_and_demo_get_what_they_were_told(
+    job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    sweep = SimpleNamespace(sweep=lambda job, *, best_job_path: calls.append((job.model, best_job_path)) or FIGURES)
+    deletions = SimpleNamespace(run_batch=lambda job, path: calls.append((job.model, path)) or FIGURES)
+    monkeypatch.setitem(sys.modules, "workflows.sweep", sweep)
+    monkeypatch.setitem(sys.modules, "workflows.deletions", deletions)
+    monkeypatch.setattr(demo, "run_demo", lambda folder: calls.append((folder,)) or FIGURES)
+    for argv in (
+        ["sweep", job],
+        ["sweep", job, "--out", "b.yaml"],
+        ["delete", "run", job, "--requests", "requests.csv"],
+        ["demo"],
+        ["demo", "--folder", str(tmp_path)],
+    ):
+        assert cli.main([*argv, "--json"]) == 0
+        assert only_json(capsys) == FIGURES
+    assert calls == [
+        ("tiny-mgcn", Path("best-job.yaml")),
+        ("tiny-mgcn", Path("b.yaml")),
+        ("tiny-mgcn", Path("requests.csv")),
+        (Path("store/demo"),),
+        (tmp_path,),
+    ]
+
+
+# --- data import --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("store/datasets/tiktok", ("store", "tiktok")),
+        ("store/datasets/tiktok/", ("store", "tiktok")),
+        ("/abs/store/datasets/a.b-1", ("/abs/store", "a.b-1")),
+        ("s3://bucket/prefix/datasets/tiktok", ("s3://bucket/prefix", "tiktok")),
+        ("s3://bucket/datasets/tiktok", ("s3://bucket", "tiktok")),
+        ("s/datasets/old/datasets/new", ("s/datasets/old", "new")),
+    ],
+)
+def test_where_a_data_set_goes_is_parted_into_storage_and_name(url: str, parts: tuple[str, str]) -> None:
+    assert cli.split_dataset_url(url) == parts
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "store", "tiktok", "store/tiktok", "datasets/tiktok", "/datasets/tiktok", "store/datasets", "store/datasets/",
+     "store/datasets/a/b", "store/datasets/Big", "store/datasets/..", "store/datasets/a b"],
+)  # fmt: skip
+def test_where_no_data_set_can_go_ends_with_code_2_before_anything_starts(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "connected", lambda scaling: pytest.fail("a cluster was started"))
+    assert cli.main(["data", "import", "raw", "--to", url, "--json"]) == 2
+    found = only_json(capsys)
+    assert found["error"] == "ConfigError"
+    assert "expected <storage>/datasets/<name>" in found["message"] or "is not allowed" in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("splitt: random\n", "splitt: there is no such setting; did you mean 'split'?"),
+        ("columns: {users: u}\n", "did you mean 'user'?"),
+        ("split: leave-one-out\n", "split: Input should be 'auto', 'given', 'random' or 'time'"),
+        ("- split\n", "expected settings by name, found list"),
+        ("split: time\nsplit: random\n", "line 2: the key 'split' stands twice"),
+        (None, "cannot be read as text"),
+    ],
+)
+def test_wrong_import_settings_end_with_code_2_and_name_the_file(
+    settings: str | None,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cluster, "connected", lambda scaling: pytest.fail("a cluster was started"))
+    path = tmp_path / "import.yaml"
+    if settings is not None:
+        path.write_text(settings)
+    assert cli.main(["data", "import", "raw", "--to", "s/datasets/d", "--settings", str(path), "--json"]) == 2
+    found = only_json(capsys)["message"]
+    assert found.startswith(f"{path}: ")
+    assert message in found
+
+
+def test_an_option_beats_the_settings_file_and_the_figures_say_what_was_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[Any] = []
+
+    def import_dataset(source: Any, store: LocalStore, name: str, settings: Any) -> Any:
+        calls.append((source.url, store.url, name, settings))
+        return write_tiny_snapshot(store, dataset=name)
+
+    monkeypatch.setattr(ingest, "import_dataset", import_dataset)
+    path = tmp_path / "import.yaml"
+    path.write_text("split: time\nnum_neighbours: 5\n")
+    argv = ["data", "import", "raw", "--to", f"{tmp_path}/store/datasets/tiny", "--settings", str(path), "--json"]
+    assert cli.main([*argv, "--split", "random", "--split-seed", "7"]) == 0
+    [(source, store, name, settings)] = calls
+    assert (source, store, name) == ("raw", str(tmp_path / "store"), "tiny")
+    assert (settings.split, settings.split_seed, settings.num_neighbours) == ("random", 7, 5)
+    found = only_json(capsys)
+    assert found.items() >= {"dataset": "tiny", "num_users": 60, "num_items": 40, "snapshot_id": "tiny-0"}.items()
+    assert found["modalities"] == {"text": 6, "visual": 8}
+    assert found["train"] + found["valid"] + found["test"] == 60 * 12
+
+
+def test_an_endpoint_against_the_policy_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["data", "import", "s3://raw/x", "--to", "s3://bucket/datasets/d", "--endpoint-url", "http://10.0.0.1"]
+    assert cli.main([*argv, "--json"]) == 2
+    assert "is not encrypted" in only_json(capsys)["message"]
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def test_result_ends_with_the_code_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = LocalStore(tmp_path / "store")
+
+    def fail() -> dict[str, Any]:
+        raise AuditError("visited 3 of 4 rows")
+
+    with pytest.raises(AuditError):
+        recorded(store, "run-1", "unlearn", fail)
+    argv = ["result", "run-1", "--storage", store.url]
+    assert cli.main([*argv, "--json"]) == 6
+    assert only_json(capsys)["message"] == "visited 3 of 4 rows"
+    recorded(store, "run-1", "unlearn", lambda: {"version": 2})
+    assert cli.main(argv) == 0
+    assert "succeeded" in capsys.readouterr().out
+
+
+def test_the_result_of_a_run_that_never_ended_is_code_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["result", "run-1", "--storage", str(tmp_path), "--wait", "0.2", "--json"]) == 4
+    found = only_json(capsys)
+    assert found["error"] == "MissingObjectError"
+    assert "run run-1 has no outcome in" in found["message"]
+
+
+# --- the process --------------------------------------------------------------------------------
+
+
+def test_a_private_cluster_gets_a_token_of_its_own_and_a_named_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+        monkeypatch.setenv(name, "x")  # so that it is put back
+        monkeypatch.delenv(name)
+    cli._protect_private_cluster()
+    first = os.environ.pop("RAY_AUTH_TOKEN")
+    assert (os.environ.pop("RAY_AUTH_MODE"), len(first)) == ("token", 64)
+    cli._protect_private_cluster()
+    assert os.environ.pop("RAY_AUTH_TOKEN") != first
+    del os.environ["RAY_AUTH_MODE"]
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    cli._protect_private_cluster()
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "workflows", "train", str(tmp_path / "none.yaml"), "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"] == "ConfigError"
+    assert done.stderr.startswith("tru: ")
