@@ -19,7 +19,7 @@ from workflows.publish import read_versions
 from workflows.storage import read_json, run_prefix
 from workflows.sweep import sweep
 from workflows.tables import print_sweep
-from workflows.tasks import WorkerTask
+from workflows.tasks import WorkerTask, with_absolute_storage
 from workflows.trials import list_trials, run_trial
 
 GRID = {
@@ -58,7 +58,7 @@ def test_the_job_file_of_any_trial_means_the_same_when_it_is_read_back(tmp_path:
     odd = {"unlearn": {"excluded_modules": ["user_id"], "max_gradient_norm": 1e-7}, "dataset": "1e5", "model": "null"}
     for number, storage in enumerate(("store", str(tmp_path), s3)):
         lists = {"reverse_learning_rate": [1e-20, 3.0]}
-        for trial in list_trials(make_job(tmp_path, sweep=lists, **odd | {"storage": storage})):
+        for trial in list_trials(make_job(storage, sweep=lists, **odd)):
             path = tmp_path / f"{number}-{trial.name}.yaml"
             write_job_file(path, job_text(trial.job, comment="a comment: {with} # marks"))
             assert load_job(path) == trial.job
@@ -176,6 +176,15 @@ def test_a_grid_that_is_too_large_is_refused_before_anything_starts(tmp_path: Pa
         sweep(job, best_job_path=tmp_path / "best.yaml")
     run_ids = {info.key.split("/")[1] for info in store.list("runs") if "/sweep-" in info.key}
     assert newest_outcome(store, run_ids.pop())["exit_code"] == 2
+
+
+def test_workers_are_given_the_folder_that_the_job_file_means_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert with_absolute_storage(make_job("store")).storage.url == str(tmp_path.resolve() / "store")
+    bucket = make_job({"url": "s3://bucket/store", "region": "eu-west-1"})
+    assert with_absolute_storage(bucket) == bucket
 
 
 def test_the_written_job_file_is_plain_yaml(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ JOB: dict[str, Any] = {
 }
 
 
-def make_job(storage: Path, **parts: Any) -> JobConfig:
-    return parse(JobConfig, {"storage": str(storage)} | JOB | parts, where="test")
+def make_job(storage: Path | str | dict[str, Any], **parts: Any) -> JobConfig:
+    where = str(storage) if isinstance(storage, Path) else storage
+    return parse(JobConfig, {"storage": where} | JOB | parts, where="test")
 
 
 def publish_original(job: JobConfig) -> ObjectStore:

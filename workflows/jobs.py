@@ -28,7 +28,7 @@ from tru_core.fit import TrainingState
 from workflows.cluster import wait_for_cpus
 from workflows.progress import follow, open_board
 from workflows.storage import ObjectStore, open_store, read_json, run_prefix, write_json
-from workflows.tasks import WorkerTask
+from workflows.tasks import WorkerTask, with_absolute_storage
 from workflows.worker import Results, TaskRun
 
 WorkerLoop = Callable[[dict[str, Any]], Results]
@@ -117,7 +117,7 @@ def run_task(task: WorkerTask, *, loop: WorkerLoop = worker_loop, show_progress:
     trainer = TorchTrainer(
         loop,
         train_loop_config={
-            "task": task.model_dump_json(),
+            "task": task.model_copy(update={"job": with_absolute_storage(task.job)}).model_dump_json(),
             "attempt": attempt,
             "threads": scaling.threads_per_worker,
             "board": board,
