@@ -42,15 +42,22 @@ def read_versions(store: ObjectStore, model: str) -> list[Version]:
     """Read every version of a model, oldest first.
 
     Raises:
-        IntegrityError: If the log has a gap or an entry that is no version.
+        IntegrityError: If the log has a gap or an entry that is no version, or another one.
     """
     versions = []
     for line in read_log(store, model_log(model)):
         try:
-            versions.append(Version.model_validate(line.entry))
+            version = Version.model_validate(line.entry)
         except ValidationError as error:
             raise IntegrityError(f"{model_log(model)}: entry {line.number} is no model version.") from error
+        if version.version != line.number:
+            raise IntegrityError(f"{model_log(model)}: entry {line.number} says that it is version {version.version}.")
+        versions.append(version)
     return versions
+
+
+def _find_version(versions: list[Version], manifest: FileEntry) -> Version | None:
+    return next((version for version in versions if version.manifest == manifest), None)
 
 
 def current_version(store: ObjectStore, model: str) -> Version:
@@ -89,9 +96,9 @@ def publish_version(
         ConflictError: If another version was published meanwhile.
     """
     versions = read_versions(store, model)
-    for known in versions:
-        if known.manifest == manifest:
-            return known
+    known = _find_version(versions, manifest)
+    if known is not None:
+        return known
     current = versions[-1].version if versions else None
     if parent_version is not None and current != parent_version:
         raise ConflictError(
@@ -111,6 +118,9 @@ def publish_version(
     )
     entry = version.model_dump(mode="json")
     if not append_log_entry(store, model_log(model), number=version.version, entry=entry):
+        known = _find_version(read_versions(store, model), manifest)
+        if known is not None:
+            return known
         raise ConflictError(
             f"model {model}: somebody published version {version.version} first. This one was not published and "
             "nothing was lost. Run the same command again."
