@@ -62,6 +62,7 @@ def recorded(store: ObjectStore, run_id: str, command: str, body: Callable[[], d
     }
     try:
         figures = {"run_id": run_id} | body()
+        canonical_json(figures, where=f"the figures of run {run_id}")
     except BaseException as error:
         ending = {"outcome": "failed", "exit_code": UNEXPECTED, "error": type(error).__name__}
         if isinstance(error, TruError):
@@ -69,8 +70,11 @@ def recorded(store: ObjectStore, run_id: str, command: str, body: Callable[[], d
         elif isinstance(error, KeyboardInterrupt):
             ending = {"outcome": "interrupted", "exit_code": INTERRUPTED}
         ended_at = datetime.now(UTC).isoformat(timespec="seconds")
-        _write(store, run_id, outcome | ending | {"ended_at": ended_at})
-        error.add_note(f"The outcome is recorded: `tru result {run_id} --storage {store.url}`.")
+        try:
+            _write(store, run_id, outcome | ending | {"ended_at": ended_at})
+            error.add_note(f"The outcome is recorded: `tru result {run_id} --storage {store.url}`.")
+        except TruError as trouble:
+            error.add_note(f"The outcome could not be recorded: {trouble}")
         raise
     ended_at = datetime.now(UTC).isoformat(timespec="seconds")
     ending = {"outcome": "succeeded", "exit_code": 0, "ended_at": ended_at, "figures": figures}
