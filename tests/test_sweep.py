@@ -17,7 +17,7 @@ from workflows.job_file import job_text, write_job_file
 from workflows.outcomes import newest_outcome
 from workflows.publish import read_versions
 from workflows.storage import read_json, run_prefix
-from workflows.sweep import sweep
+from workflows.sweep import best_of, sweep
 from workflows.tables import print_sweep
 from workflows.tasks import WorkerTask, with_absolute_storage
 from workflows.trials import list_trials, run_trial
@@ -64,6 +64,18 @@ def test_the_job_file_of_any_trial_means_the_same_when_it_is_read_back(tmp_path:
             assert load_job(path) == trial.job
 
 
+def test_the_best_has_the_highest_score_then_the_better_validation_recall_and_has_not_failed() -> None:
+    def row(valid: float, forget: float, error: str | None = None) -> dict[str, Any]:
+        score = candidate_score(valid, forget)
+        return {"score": score, "valid_recall20": valid, "forget_recall20": forget, "error": error}
+
+    remembers, forgot_too_much, level = row(0.9, 0.99), row(0.9, 0.1), row(0.7, 0.7)
+    assert best_of([remembers, forgot_too_much, level, row(0.99, 0.99, error="lost")]) == remembers
+    assert best_of([forgot_too_much, level]) == level
+    # Below the level of validation the score is the forget recall itself: 0.6, but for rounding.
+    assert best_of([row(0.81, 0.6), row(0.93, 0.6), row(0.87, 0.6)])["valid_recall20"] == 0.93
+
+
 def test_a_job_file_is_not_replaced_and_no_half_of_it_is_left(tmp_path: Path) -> None:
     path = tmp_path / "best.yaml"
     write_job_file(path, "a: 1\n")
@@ -97,7 +109,7 @@ def test_a_sweep_judges_by_validation_and_forget_pairs_and_is_done_once(
         assert row["score"] == candidate_score(row["valid_recall20"], row["forget_recall20"])
         assert row["epochs"] == 2
     assert rows[0]["valid_recall20"] != rows[1]["valid_recall20"]
-    assert figures["best"]["score"] == pytest.approx(max(row["score"] for row in rows))
+    assert figures["best"] == best_of(rows)
     assert not any("test" in name or "retrain" in name for row in rows for name in row)
 
     best = load_job(best_path)

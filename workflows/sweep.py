@@ -150,9 +150,10 @@ def _drop_states(store: ObjectStore, run_id: str, trials: list[Trial]) -> None:
                 store.delete(info.key)
 
 
-def _rank(row: Row) -> tuple[float, float]:
-    """By score; of equal scores (rounding apart) the one with the better validation recall."""
-    return round(row["score"], 9), row["valid_recall20"]
+def best_of(rows: list[Row]) -> Row:
+    """The row of the highest score; of equal scores, rounding apart, the one with the better validation recall."""
+    finished = [row for row in rows if row["error"] is None]
+    return max(finished, key=lambda row: (round(row["score"], 9), row["valid_recall20"]))
 
 
 def _raise_common_error(rows: list[Row]) -> None:
@@ -206,7 +207,7 @@ def sweep(
         rows = [_row(trial, store, run_id, errors.get(trial.name)) for trial in trials]
         _drop_states(store, run_id, trials)
         _raise_common_error(rows)
-        best = max((row for row in rows if row["error"] is None), key=_rank)
+        best = best_of(rows)
         num_failed = sum(row["error"] is not None for row in rows)
         table = {
             "version": start.version,
