@@ -50,7 +50,10 @@ def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
 
     root, name = split_dataset_url(arguments.to)
     values = load_settings(Path(arguments.settings)) if arguments.settings else {}
-    given = {key: getattr(arguments, key) for key in ("layout", "split", "split_seed", "missing_feature")}
+    given = {
+        key: getattr(arguments, key)
+        for key in ("layout", "split", "split_seed", "missing_feature", "neighbour_features")
+    }
     values |= {key: value for key, value in given.items() if value is not None}
     settings = parse(IngestConfig, values, where=arguments.settings or "data import")
     storage = parse(StorageConfig, {"url": root, "endpoint_url": arguments.endpoint_url}, where="--to")
@@ -146,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("--split", choices=["auto", "given", "random", "time"])
     importing.add_argument("--split-seed", type=int)
     importing.add_argument("--missing-feature", choices=["error", "zero"])
+    importing.add_argument(
+        "--neighbour-features", choices=["raw", "standardised"], help="before the item graphs' cosine"
+    )
 
     texts = {
         "train": "Train a recommender and publish it as a model version.",
