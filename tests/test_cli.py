@@ -442,3 +442,17 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"] == "ConfigError"
     assert done.stderr.startswith("tru: ")
+
+
+def test_a_submitted_job_refuses_storage_that_would_vanish_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("storage: store\ndataset: tiny\nmodel: tiny-mgcn\n")
+    train_does(monkeypatch, FIGURES)
+    assert cli.main(["train", str(path)]) == 0
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert cli.main(["train", str(path)]) == 2
+    assert "'store' is a relative folder" in capsys.readouterr().err
+    path.write_text(f"storage: {tmp_path}\ndataset: tiny\nmodel: tiny-mgcn\n")
+    assert cli.main(["train", str(path)]) == 0

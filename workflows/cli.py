@@ -14,10 +14,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tru_core.errors import ConfigError, TruError
 from workflows.tables import print_comparison, print_figures, print_sweep
+
+if TYPE_CHECKING:
+    from workflows.config import JobConfig
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -73,13 +76,32 @@ def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _load_job(path: str) -> "JobConfig":
+    """Read the job file; inside a submitted job, refuse storage that would vanish with the job's working folder.
+
+    Raises:
+        ConfigError: If the file is wrong, or ``storage`` is a relative folder inside a submitted job.
+    """
+    from workflows.config import load_job
+    from workflows.storage_config import folder_of_url, is_s3
+
+    job = load_job(Path(path))
+    url = job.storage.url
+    is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if is_submitted and not is_s3(url) and not Path(folder_of_url(url)).is_absolute():
+        raise ConfigError(
+            f"{path}: storage {url!r} is a relative folder. A submitted job runs in a copy of the working folder that "
+            "is deleted afterwards. Nothing was started. Name an absolute folder that every node sees, or s3://..."
+        )
+    return job
+
+
 def _with_job(name: str) -> Command:
     def command(arguments: argparse.Namespace) -> dict[str, Any]:
         from workflows import runs
         from workflows.cluster import connected
-        from workflows.config import load_job
 
-        job = load_job(Path(arguments.job))
+        job = _load_job(arguments.job)
         workflow = {"train": runs.train, "unlearn": runs.unlearn, "compare": runs.compare}[name]
         with connected(job.scaling):
             return workflow(job)
@@ -89,20 +111,18 @@ def _with_job(name: str) -> Command:
 
 def _sweep(arguments: argparse.Namespace) -> dict[str, Any]:
     from workflows.cluster import connected
-    from workflows.config import load_job
     from workflows.sweep import sweep
 
-    job = load_job(Path(arguments.job))
+    job = _load_job(arguments.job)
     with connected(job.scaling):
         return sweep(job, best_job_path=Path(arguments.out))
 
 
 def _delete_run(arguments: argparse.Namespace) -> dict[str, Any]:
     from workflows.cluster import connected
-    from workflows.config import load_job
     from workflows.deletions import run_batch
 
-    job = load_job(Path(arguments.job))
+    job = _load_job(arguments.job)
     with connected(job.scaling):
         return run_batch(job, Path(arguments.requests))
 
