@@ -387,6 +387,15 @@ def test_a_deleted_item_is_cut_from_both_graphs_and_its_features_are_zero(part: 
     assert not model.get_parameter("features.text")[ITEMS].any()
 
 
+def test_a_deleted_item_whose_pairs_left_earlier_is_cut_from_the_item_graph_too(part: Part) -> None:
+    train = part.shard.train
+    rest = select(train, ~np.isin(train.items, ITEMS))
+    problem = problem_of(replace(part, shard=replace(part.shard, train=rest)), make_request(items=ITEMS))
+    assert problem.num_forget == 0
+    for matrix in problem.graph_without.item_item.values():
+        assert not matrix.forward.to_dense()[:, ITEMS].any()
+
+
 # ---- Forgetting and keeping
 
 

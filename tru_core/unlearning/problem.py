@@ -72,7 +72,7 @@ def make_problem(
         )
     graph_with = build_graph(shard.train, shard, item_neighbours, collective, dtype=dtype)
     graph_without = graph_with
-    if num_forget:
+    if num_forget or len(request.items):
         graph_without = build_graph(
             retain, shard, item_neighbours, collective, deleted_items=request.items, dtype=dtype
         )
