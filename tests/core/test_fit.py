@@ -210,9 +210,9 @@ def test_a_loss_that_is_not_finite_fails_the_run_before_anything_is_saved(part: 
 def test_values_of_another_model_are_refused(part: Part) -> None:
     model = build_model(part)
     values = parameter_values(model)
-    with pytest.raises(DataError, match="other parameters than this backbone: item_table"):
+    with pytest.raises(DataError, match="item_table"):
         set_parameters(model, {name: value for name, value in values.items() if name != "item_table"})
-    with pytest.raises(DataError, match="other parameters than this backbone: unknown"):
+    with pytest.raises(DataError, match="unknown"):
         set_parameters(model, values | {"unknown": torch.zeros(1)})
     with pytest.raises(DataError, match=r"item_table: expected shape \(30, 6\), found \(31, 6\)"):
         set_parameters(model, values | {"item_table": torch.zeros(31, 6)})
