@@ -440,7 +440,7 @@ def test_parameters_of_another_backbone_are_named(store: LocalStore, task: Worke
     manifest = parse_state_manifest(store.read(moved.original.key), moved.original.key)
     shared = put_file(store, "forged/shared.safetensors", pack_tensors({"parameters/a_tower.weight": torch.ones(2)}))
     forged = manifest.model_copy(update={"shared": shared}).model_dump(mode="json")
-    with pytest.raises(DataError, match=r"holds other parameters than this backbone: a_tower\.weight"):
+    with pytest.raises(DataError, match=r"unexpected a_tower\.weight"):
         run_alone(moved.model_copy(update={"original": write_json(store, "forged/manifest.json", forged)}))
 
 

@@ -75,6 +75,10 @@ def parameter_values(model: Backbone) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
+def _some(names: list[str]) -> str:
+    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "nothing"
+
+
 def set_parameters(model: Backbone, values: Mapping[str, Tensor]) -> None:
     """Set every parameter.
 
@@ -82,11 +86,11 @@ def set_parameters(model: Backbone, values: Mapping[str, Tensor]) -> None:
         DataError: If names or shapes differ from the model's.
     """
     own = dict(model.named_parameters())
-    if set(own) != set(values):
-        odd = sorted(set(own) ^ set(values))
+    missing, unexpected = sorted(set(own) - set(values)), sorted(set(values) - set(own))
+    if missing or unexpected:
         raise DataError(
-            f"the saved model holds other parameters than this backbone: {', '.join(odd[:5])}"
-            f"{' ...' if len(odd) > 5 else ''}. Use the backbone and settings that it was trained with."
+            f"the saved model is another backbone's: missing {_some(missing)}; unexpected {_some(unexpected)}. Nothing "
+            "was changed. Use the backbone and settings that it was trained with."
         )
     for name, parameter in own.items():
         if parameter.shape != values[name].shape:

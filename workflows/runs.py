@@ -83,7 +83,9 @@ def train(job: JobConfig, *, show_progress: bool = True) -> Figures:
             run_id=task.run_id,
             job_digest=task.run_id,
         )
-        return {"version": version.version} | plain_figures(original)
+        figures = plain_figures(original)
+        del figures["num_forget"]  # an ordinary training forgets nothing
+        return {"version": version.version} | figures
 
     return recorded(store, task.run_id, "train", body)
 
