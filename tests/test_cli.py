@@ -35,9 +35,12 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No cluster is started, and what ``main`` sets for the process is put back."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setattr(cluster, "connected", lambda scaling: nullcontext())
-    handler = signal.getsignal(signal.SIGTERM)
+    terminate = signal.getsignal(signal.SIGTERM)
+    # A shell's background process ignores Ctrl-C from its start; these tests mean a foreground one.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 @pytest.fixture

@@ -80,6 +80,7 @@ def run_job(job: Job, collective: Collective) -> tuple[dict, dict[str, torch.Ten
     before = flat_metrics(model, problem, edges_in=True)
     settings = TRUSettings(
         epochs=2,
+        refit_steps=3,
         batch_size=32,
         energy_batches=2,
         learning_rate=0.01,

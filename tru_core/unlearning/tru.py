@@ -37,6 +37,7 @@ from tru_core.sampling import Batch, EpochPlan, check_all_visited, iterate_batch
 from tru_core.settings import Settings
 from tru_core.unlearning.interventions import GateSign, branch_scale, gate_gradient, select_modules
 from tru_core.unlearning.problem import Problem, evaluate
+from tru_core.unlearning.refit import refit_touched_users
 from tru_core.unlearning.rows import reset_subject_rows, subjects_removed
 
 
@@ -73,6 +74,10 @@ class TRUSettings(Settings):
             contrastive terms, as the notation has it. The default keeps ascent on what is to be forgotten.
         max_gradient_norm: Clip the reverse direction to this L2 norm; ascent on BPR is unbounded. None: never.
         repair_batches: Retained batches per epoch; None is a whole pass, as Algorithm 1 says.
+        refit_steps: Before the first epoch, make the rows of users who lose single interactions fresh and fit
+            them on what they keep, in so many steps (:mod:`tru_core.unlearning.refit`). 0: their rows stay as
+            trained, as in Algorithm 1.
+        refit_learning_rate: Adam's step size of that fit.
         reset_subjects: Make the rows of deleted users and items fresh. Off only to measure what the paper's
             update does alone: a model published so still holds the deleted rows.
         seed: Decides batches, negatives and fresh rows.
@@ -98,6 +103,8 @@ class TRUSettings(Settings):
     reverse_objective: Literal["ranking", "full"] = "ranking"
     max_gradient_norm: PositiveFloat | None = None
     repair_batches: PositiveInt | None = None
+    refit_steps: NonNegativeInt = 0
+    refit_learning_rate: PositiveFloat = 1e-2
     reset_subjects: bool = True
     seed: NonNegativeInt = 0
 
@@ -296,6 +303,17 @@ def unlearn(
     }
     if state.parameters:
         _restore(state, model, optimizers)
+    elif settings.refit_steps:
+        started = time.perf_counter()
+        refit_touched_users(
+            model,
+            problem,
+            steps=settings.refit_steps,
+            learning_rate=settings.refit_learning_rate,
+            batch_size=settings.batch_size,
+            seed=fresh_seed,
+        )
+        state.seconds += time.perf_counter() - started
     pools = pool_for(shard.train, collective), pool_for(problem.retain, collective)
     while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
         started = time.perf_counter()
