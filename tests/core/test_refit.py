@@ -12,7 +12,7 @@ from tru_core.unlearning.problem import evaluate
 from tru_core.unlearning.refit import refit_touched_users, touched_users
 from tru_core.unlearning.tru import TRUSettings, unlearn
 
-STEP = {"learning_rate": 0.02, "batch_size": 64, "seed": 5}
+STEP = {"learning_rate": 0.02, "reverse_weight": 0.0, "batch_size": 64, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,21 @@ def test_fresh_rows_are_fitted_on_retained_pairs(part: Part) -> None:
     assert margins[1] > margins[0]
 
 
+def test_the_bounded_reverse_lowers_the_deleted_pairs_and_never_moves_other_rows(part: Part) -> None:
+    problem, margins = problem_of(part, mixed_request(part)), []
+    lost = problem.forget.items[problem.forget.users == 2]
+    for weight in (0.0, 5.0):
+        model = build_model(part)
+        before = parameter_values(model)
+        refit_touched_users(model, problem, steps=20, **STEP | {"reverse_weight": weight})
+        moved = (before["user_table"] != model.get_parameter("user_table")).any(dim=1)
+        assert moved.nonzero().flatten().tolist() == [2]
+        users, items = model.embeddings(problem.graph_without)
+        scores = (users[2] @ items.T).detach()
+        margins.append(float(scores[torch.from_numpy(lost)].mean() - scores.mean()))
+    assert margins[1] < margins[0] - 0.01
+
+
 def test_without_touched_users_nothing_happens(part: Part) -> None:
     model, problem = build_model(part), problem_of(part, make_request(users=np.array([0, 1])))
     before = parameter_values(model)
@@ -82,8 +97,10 @@ def test_refit_closes_a_third_of_the_way_to_retraining_where_algorithm_1_alone_f
         outcome = evaluate(model, problem)
         return outcome.forget.recall, outcome.test.recall
 
-    printed, printed_test = forgotten()
-    refitted, refitted_test = forgotten(refit_steps=10)
+    printed, printed_test = forgotten(refit_steps=0)
+    refitted, refitted_test = forgotten(refit_steps=10, refit_reverse_weight=0)
+    both, both_test = forgotten(refit_steps=10, refit_reverse_weight=1)
     assert printed > never_seen + 0.2
     assert refitted < printed - 0.3 * (printed - never_seen)
-    assert refitted_test > printed_test - 0.1
+    assert both < refitted
+    assert min(refitted_test, both_test) > printed_test - 0.1

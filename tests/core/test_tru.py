@@ -64,7 +64,9 @@ every_regime = pytest.mark.parametrize("regime", list(REQUESTS))
 
 
 def settings_for(**changes: Any) -> TRUSettings:
-    return TRUSettings(**{"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "min_parameter_share": 0.0} | changes)
+    """Algorithm 1 with the subjects' rows; row refit has tests of its own."""
+    algorithm = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "min_parameter_share": 0.0, "refit_steps": 0}
+    return TRUSettings(**algorithm | changes)
 
 
 def forget_batch(part: Part, problem: Problem) -> Batch:

@@ -75,9 +75,11 @@ class TRUSettings(Settings):
         max_gradient_norm: Clip the reverse direction to this L2 norm; ascent on BPR is unbounded. None: never.
         repair_batches: Retained batches per epoch; None is a whole pass, as Algorithm 1 says.
         refit_steps: Before the first epoch, make the rows of users who lose single interactions fresh and fit
-            them on what they keep, in so many steps (:mod:`tru_core.unlearning.refit`). 0: their rows stay as
-            trained, as in Algorithm 1.
+            them on what they keep, in so many steps (:mod:`tru_core.unlearning.refit`). Algorithm 1 alone leaves
+            forget recall where it was; this is what forgets there. 0 is Algorithm 1.
         refit_learning_rate: Adam's step size of that fit.
+        refit_reverse_weight: Weight of a bounded reverse loss on the deleted pairs in the same steps; it has no
+            stop of its own yet, so look at validation and forget recall when raising it (0: none).
         reset_subjects: Make the rows of deleted users and items fresh. Off only to measure what the paper's
             update does alone: a model published so still holds the deleted rows.
         seed: Decides batches, negatives and fresh rows.
@@ -103,8 +105,9 @@ class TRUSettings(Settings):
     reverse_objective: Literal["ranking", "full"] = "ranking"
     max_gradient_norm: PositiveFloat | None = None
     repair_batches: PositiveInt | None = None
-    refit_steps: NonNegativeInt = 0
+    refit_steps: NonNegativeInt = 10
     refit_learning_rate: PositiveFloat = 1e-2
+    refit_reverse_weight: NonNegativeFloat = 0.1
     reset_subjects: bool = True
     seed: NonNegativeInt = 0
 
@@ -310,6 +313,7 @@ def unlearn(
             problem,
             steps=settings.refit_steps,
             learning_rate=settings.refit_learning_rate,
+            reverse_weight=settings.refit_reverse_weight,
             batch_size=settings.batch_size,
             seed=fresh_seed,
         )
