@@ -459,3 +459,11 @@ def test_a_submitted_job_refuses_storage_that_would_vanish_with_it(
     assert "'store' is a relative folder" in capsys.readouterr().err
     path.write_text(f"storage: {tmp_path}\ndataset: tiny\nmodel: tiny-mgcn\n")
     assert cli.main(["train", str(path)]) == 0
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "soon"])
+def test_a_wait_without_end_is_refused(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["result", "train-1", "--storage", "store", "--wait", seconds])
+    assert ended.value.code == 2
+    assert "--wait" in capsys.readouterr().err

@@ -144,6 +144,13 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
     return run_demo(Path(arguments.folder))
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number of seconds of at least 0, found {text}")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tru",
@@ -193,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument("run_id")
     result.add_argument("--storage", required=True, help="folder or s3://bucket/prefix")
     result.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
-    result.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait for a first outcome")
+    result.add_argument("--wait", type=_seconds, default=0.0, metavar="SECONDS", help="wait for a first outcome")
     demo = add(commands, "demo", "A small world goes the whole way, with a table at the end.", _demo)
     demo.add_argument("--folder", default="store/demo", help="where the demo keeps its world and its models")
     return parser
