@@ -9,7 +9,8 @@ from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.collective import LocalCollective
 from workflows.config import JobConfig, parse
 from workflows.publish import publish_version
-from workflows.runs import run_name, snapshot_entry
+from workflows.runs import run_name
+from workflows.snapshot import current_snapshot_entry
 from workflows.storage import FileEntry, ObjectStore, open_store
 from workflows.tasks import Stage, WorkerTask
 from workflows.worker import TaskRun
@@ -35,7 +36,7 @@ def publish_original(job: JobConfig) -> ObjectStore:
     manifest = write_tiny_snapshot(store, job.dataset)
     run_id = run_name("train", "tiny")
     stage = Stage(name="original", kind="fit")
-    task = WorkerTask(job=job, run_id=run_id, snapshot=snapshot_entry(store, job.dataset)[1], stages=[stage])
+    task = WorkerTask(job=job, run_id=run_id, snapshot=current_snapshot_entry(store, job.dataset)[1], stages=[stage])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     result = TaskRun(task, LocalCollective()).run()[stage.name]

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -101,10 +102,14 @@ def set_parameters(model: Backbone, values: Mapping[str, Tensor]) -> None:
         parameter.data.copy_(values[name])
 
 
+def parameter_groups(model: Backbone) -> list[dict[str, Any]]:
+    """An optimizer group of its own for every parameter, with its name, in the model's order."""
+    return [{"params": [parameter], "name": name} for name, parameter in model.named_parameters()]
+
+
 def make_adam(model: Backbone, learning_rate: float) -> torch.optim.Adam:
-    """Make Adam over every parameter, one group each, in the order of their names."""
-    groups = [{"params": [parameter], "name": name} for name, parameter in model.named_parameters()]
-    return torch.optim.Adam(groups, lr=learning_rate, fused=True)
+    """Make Adam over every parameter, one group each."""
+    return torch.optim.Adam(parameter_groups(model), lr=learning_rate, fused=True)
 
 
 def adam_moments(optimizer: torch.optim.Adam) -> dict[str, Tensor]:

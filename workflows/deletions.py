@@ -40,7 +40,7 @@ from workflows.deletion_records import DeletionRecord, check_bodies, read_record
 from workflows.outcomes import recorded
 from workflows.publish import Version, current_version, publish_version, read_versions
 from workflows.requests import DeletionRequest, body_digest, parse_requests, read_request_file, slow_digest
-from workflows.snapshot import SnapshotManifest, publish_snapshot
+from workflows.snapshot import SnapshotManifest, current_snapshot_entry, publish_snapshot
 from workflows.snapshot_deletion import write_snapshot_without
 from workflows.storage import (
     FileEntry,
@@ -51,7 +51,7 @@ from workflows.storage import (
     open_store,
     read_json,
     read_log,
-    run_prefix,
+    stage_result_key,
     write_json,
 )
 from workflows.tasks import Stage, WorkerTask
@@ -130,7 +130,7 @@ def _plan(
 ) -> BatchPlan:
     """Plan a batch of new requests and keep the plan, or take the equal one that an interrupted run kept."""
     start = current_version(store, job.model)
-    snapshot, entry = runs.snapshot_entry(store, job.dataset)
+    snapshot, entry = current_snapshot_entry(store, job.dataset)
     _check_model_knows(store, job, start, snapshot)
     plan = plan_batch(store, job, requests, digests, start=start, snapshot=snapshot, entry=entry, source=source)
     key = _key(job.model, plan.batch_id, "plan")
@@ -197,7 +197,7 @@ def _carry_out(store: ObjectStore, job: JobConfig, plan: BatchPlan, show_progres
 
 def _write_snapshot(store: ObjectStore, plan: BatchPlan) -> tuple[SnapshotManifest, FileEntry]:
     """Write the current snapshot without the batch's rows. It is not current yet."""
-    parent, entry = runs.snapshot_entry(store, plan.dataset)
+    parent, entry = current_snapshot_entry(store, plan.dataset)
     snapshot_id = f"delete-{plan.batch_id}"
     if entry != plan.snapshot:  # another model's batch was published since this one was planned
         snapshot_id += f"-{entry.sha256[:16]}"
@@ -310,6 +310,6 @@ def _batch_figures(store: ObjectStore, done: DoneBatch) -> Figures:
         "num_interactions": done.plan.num_interactions,
     }
     if done.plan.changes_model:
-        key = f"{run_prefix(done.version.run_id)}/{_STAGE}/result.json"
+        key = stage_result_key(done.version.run_id, _STAGE)
         figures |= runs.plain_figures(read_json(store, key))
     return figures

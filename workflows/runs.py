@@ -13,17 +13,14 @@ from workflows.config import JobConfig
 from workflows.jobs import run_task
 from workflows.outcomes import recorded
 from workflows.publish import Version, current_version, publish_version, read_versions
-from workflows.snapshot import current_snapshot
-from workflows.snapshot_manifest import SnapshotManifest
+from workflows.snapshot import current_snapshot_entry
 from workflows.storage import (
     FileEntry,
     ObjectStore,
     canonical_json,
-    dataset_log,
     open_store,
     read_json,
-    read_log,
-    run_prefix,
+    stage_result_key,
 )
 from workflows.tasks import Stage, WorkerTask
 from workflows.worker import Results
@@ -36,20 +33,13 @@ def run_name(command: str, *parts: Any) -> str:
     return f"{command}-{sha256_hex(canonical_json(list(parts), where='run name'))[:16]}"
 
 
-def snapshot_entry(store: ObjectStore, dataset: str) -> tuple[SnapshotManifest, FileEntry]:
-    """The current snapshot and its manifest's entry, as the data set's log names it."""
-    manifest = current_snapshot(store, dataset)
-    newest = read_log(store, dataset_log(dataset))[-1]
-    return manifest, FileEntry.model_validate(newest.entry["manifest"])
-
-
 def _settings(job: JobConfig, *names: str) -> dict[str, Any]:
     return job.model_dump(mode="json", include={"dataset", "precision", "feature_scaling", "backbone", *names})
 
 
 def results_of(store: ObjectStore, task: WorkerTask, *, show_progress: bool) -> Results:
     """The results of a task's stages: those that are there, or what the workers make now."""
-    keys = [f"{run_prefix(task.run_id)}/{stage.name}/result.json" for stage in task.stages]
+    keys = [stage_result_key(task.run_id, stage.name) for stage in task.stages]
     if all(store.exists(key) for key in keys):
         return {stage.name: read_json(store, key) for stage, key in zip(task.stages, keys, strict=True)}
     return run_task(task, show_progress=show_progress)
@@ -67,7 +57,7 @@ def _training_task(job: JobConfig, snapshot: FileEntry) -> WorkerTask:
 def train(job: JobConfig, *, show_progress: bool = True) -> Figures:
     """Train the Original and publish it as a model version."""
     store = open_store(job.storage)
-    manifest, entry = snapshot_entry(store, job.dataset)
+    manifest, entry = current_snapshot_entry(store, job.dataset)
     task = _training_task(job, entry)
 
     def body() -> Figures:
@@ -101,7 +91,7 @@ def _starting_version(store: ObjectStore, job: JobConfig, digest: str) -> Versio
 def unlearn(job: JobConfig, *, show_progress: bool = True) -> Figures:
     """Draw the job's forget set, unlearn it from the version that serves, publish the next version."""
     store = open_store(job.storage)
-    manifest, entry = snapshot_entry(store, job.dataset)
+    manifest, entry = current_snapshot_entry(store, job.dataset)
     digest = run_name("unlearn-job", _settings(job, "fit", "forget", "unlearn"), entry.sha256)
     start = _starting_version(store, job, digest)
     task = WorkerTask(
@@ -135,7 +125,7 @@ def unlearn(job: JobConfig, *, show_progress: bool = True) -> Figures:
 def compare(job: JobConfig, *, show_progress: bool = True) -> Figures:
     """Train Original and Retrain, unlearn by TRU, measure all on the same lists. Publishes nothing."""
     store = open_store(job.storage)
-    _, entry = snapshot_entry(store, job.dataset)
+    _, entry = current_snapshot_entry(store, job.dataset)
     training = _training_task(job, entry)
     run_id = run_name("compare", _settings(job, "fit", "forget", "unlearn"), entry.sha256)
 

@@ -127,13 +127,19 @@ def current_snapshot(store: ObjectStore, dataset: str) -> SnapshotManifest:
         IntegrityError: The log or the manifest is damaged.
         ConfigError: A newer program wrote the manifest.
     """
+    return current_snapshot_entry(store, dataset)[0]
+
+
+def current_snapshot_entry(store: ObjectStore, dataset: str) -> tuple[SnapshotManifest, FileEntry]:
+    """Read the current snapshot's manifest, with its entry: both of one and the same log entry. Raises as above."""
     log = read_log(store, dataset_log(dataset))
     if not log:
         raise MissingObjectError(
             f"data set {dataset} does not exist in {store.url}. Make it with `tru data`, or correct the name "
             f"or the storage url in the job file."
         )
-    return read_manifest(store, _manifest_entry(log[-1], dataset))
+    entry = _manifest_entry(log[-1], dataset)
+    return read_manifest(store, entry), entry
 
 
 def _manifest_entry(entry: LogEntry, dataset: str) -> FileEntry:

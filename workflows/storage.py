@@ -33,6 +33,7 @@ from workflows.storage_keys import (
     run_prefix,
     snapshot_prefix,
     snapshots_prefix,
+    stage_result_key,
     vocabulary_key,
 )
 from workflows.storage_local import LocalStore
@@ -67,6 +68,7 @@ __all__ = [
     "run_prefix",
     "snapshot_prefix",
     "snapshots_prefix",
+    "stage_result_key",
     "vocabulary_key",
     "write_json",
 ]

@@ -126,6 +126,11 @@ def run_prefix(run_id: str) -> str:
     return f"runs/{_part(run_id)}"
 
 
+def stage_result_key(run_id: str, stage: str) -> str:
+    """The result of one stage of a run, written once when the stage is done."""
+    return f"{run_prefix(run_id)}/{_part(stage)}/result.json"
+
+
 def deletion_prefix(model: str, batch_id: str) -> str:
     """The folder of one batch of deletions."""
     return f"deletions/{check_name(model)}/{_part(batch_id)}"

@@ -25,10 +25,19 @@ from workflows.config import JobConfig
 from workflows.job_file import job_text, refuse_other_file, write_job_file
 from workflows.outcomes import recorded
 from workflows.publish import current_version
-from workflows.runs import run_name, snapshot_entry
-from workflows.storage import ObjectStore, canonical_json, open_store, read_json, run_prefix, write_json
+from workflows.runs import run_name
+from workflows.snapshot import current_snapshot_entry
+from workflows.storage import (
+    ObjectStore,
+    canonical_json,
+    open_store,
+    read_json,
+    run_prefix,
+    stage_result_key,
+    write_json,
+)
 from workflows.tasks import Stage, WorkerTask, with_absolute_storage
-from workflows.trials import SWEPT, Trial, figures_of, list_trials, result_key, run_trial
+from workflows.trials import SWEPT, Trial, figures_of, list_trials, run_trial
 
 Row = dict[str, Any]
 TrialFunction = Callable[[dict[str, Any], dict[str, str]], None]
@@ -121,7 +130,7 @@ def _run_trials(
     try:
         results = tuner.fit()
         errors = {trial.name: _error_of(results[number]) for number, trial in enumerate(trials)}
-        return {name: error for name, error in errors.items() if not store.exists(result_key(task.run_id, name))}
+        return {name: error for name, error in errors.items() if not store.exists(stage_result_key(task.run_id, name))}
     finally:
         for info in store.list(folder):
             store.delete(info.key)
@@ -136,7 +145,7 @@ def _name_of(trial: Any) -> str:
 def _row(trial: Trial, store: ObjectStore, run_id: str, error: dict[str, str] | None) -> Row:
     """A trial's line in the table: its settings, and its figures or its error."""
     row: Row = {"trial": trial.name} | trial.settings
-    figures: Row = error or figures_of(read_json(store, result_key(run_id, trial.name)))
+    figures: Row = error or figures_of(read_json(store, stage_result_key(run_id, trial.name)))
     columns = ("valid_recall20", "forget_recall20", "score", "seconds", "epochs", "best_epoch", "error", "error_kind")
     return row | {name: figures.get(name) for name in columns}
 
@@ -146,7 +155,7 @@ def _drop_states(store: ObjectStore, run_id: str, trials: list[Trial]) -> None:
     for trial in trials:
         folder = f"{run_prefix(run_id)}/{trial.name}"
         for info in store.list(folder):
-            if info.key != result_key(run_id, trial.name):
+            if info.key != stage_result_key(run_id, trial.name):
                 store.delete(info.key)
 
 
@@ -185,7 +194,7 @@ def sweep(
         TruError: What all trials failed with; TransientError if their errors differ.
     """
     store = open_store(job.storage)
-    manifest, entry = snapshot_entry(store, job.dataset)
+    manifest, entry = current_snapshot_entry(store, job.dataset)
     start = current_version(store, job.model)
     grid = job.sweep.model_dump(mode="json", include=set(SWEPT))
     fixed = job.unlearn.model_dump(mode="json", exclude={*SWEPT, "gate"})
@@ -200,7 +209,7 @@ def sweep(
         if not best_job_path.absolute().parent.is_dir():
             raise ConfigError(f"{best_job_path}: its folder does not exist. Nothing was started. Make it first.")
         task = WorkerTask(job=job, run_id=run_id, snapshot=entry, stages=[], forget=job.forget, original=start.manifest)
-        pending = [trial for trial in trials if not store.exists(result_key(run_id, trial.name))]
+        pending = [trial for trial in trials if not store.exists(stage_result_key(run_id, trial.name))]
         errors: dict[str, dict[str, str]] = {}
         if pending:
             errors = _run_trials(pending, task, store, function=function, show_progress=show_progress)

@@ -18,7 +18,7 @@ from tru_core.errors import ConfigError, TransientError, TruError
 from tru_core.fit import TrainingState
 from tru_core.unlearning.tru import candidate_score
 from workflows.config import JobConfig
-from workflows.storage import canonical_json, run_prefix
+from workflows.storage import canonical_json
 from workflows.tasks import WorkerTask
 from workflows.worker import TaskRun
 
@@ -94,8 +94,3 @@ def figures_of(result: Mapping[str, Any]) -> dict[str, Any]:
 def _report_epoch(stage: str, state: TrainingState, max_epochs: int) -> None:
     whole = {"epochs": state.epoch, "best_epoch": state.best_epoch, "seconds": state.seconds}
     tune.report(figures_of(state.history[-1] | whole))
-
-
-def result_key(run_id: str, name: str) -> str:
-    """Where ``TaskRun`` writes the result of a trial."""
-    return f"{run_prefix(run_id)}/{name}/result.json"

@@ -29,7 +29,15 @@ from workflows.checkpoints import (
 )
 from workflows.snapshot import read_manifest
 from workflows.state_files import parse_state_manifest, read_state, write_state
-from workflows.storage import FileEntry, open_store, read_json, read_verified, run_prefix, write_json
+from workflows.storage import (
+    FileEntry,
+    open_store,
+    read_json,
+    read_verified,
+    run_prefix,
+    stage_result_key,
+    write_json,
+)
 from workflows.tasks import RequestRows, Stage, WorkerTask
 from workflows.worker_data import load_data
 
@@ -62,7 +70,7 @@ class TaskRun:
         """Run the stages that have no result yet; return every stage's result by name."""
         results: Results = {}
         for stage in self.task.stages:
-            key = f"{self._folder(stage)}/result.json"
+            key = stage_result_key(self.task.run_id, stage.name)
             if agree(int(self.collective.rank == 0 and self.store.exists(key)), self.collective):
                 results[stage.name] = read_json(self.store, key)
             else:

@@ -25,6 +25,7 @@ from tru_core.fit import (
     TrainingState,
     adam_moments,
     make_adam,
+    parameter_groups,
     parameter_values,
     pool_for,
     restore_adam,
@@ -194,8 +195,7 @@ def _target(
 def _make_reverse_optimizer(model: Backbone, settings: TRUSettings) -> torch.optim.Optimizer:
     if settings.reverse_optimizer == "adam":
         return make_adam(model, settings.learning_rate)
-    groups = [{"params": [parameter], "name": name} for name, parameter in model.named_parameters()]
-    return torch.optim.SGD(groups, lr=settings.learning_rate)
+    return torch.optim.SGD(parameter_groups(model), lr=settings.learning_rate)
 
 
 def reverse_step(
