@@ -31,6 +31,8 @@ class Batch:
         negatives: One item row for each pair that its user did not interact with.
         offset: Where this worker's rows stand in the whole batch.
         num_rows: Rows of the whole batch, over all workers; at least 1.
+        key: (seed, epoch, number): which batch of the job this is. What a backbone draws at random for a
+            batch (dropout, sampled items) is a hash of it, so that it repeats on any number of workers.
     """
 
     users: Int64[Tensor, " row"]
@@ -38,6 +40,7 @@ class Batch:
     negatives: Int64[Tensor, " row"]
     offset: int
     num_rows: int
+    key: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class EpochPlan:
         starts: int64 [batch + 1], where each batch begins in them.
         offsets: int64 [batch], where this worker's rows stand in each whole batch.
         sizes: int64 [batch], rows of each whole batch, over all workers.
+        seed, epoch: What the plan follows from.
     """
 
     users: IntArray
@@ -115,6 +119,8 @@ class EpochPlan:
     starts: IntArray
     offsets: IntArray
     sizes: IntArray
+    seed: int
+    epoch: int
 
     @property
     def num_batches(self) -> int:
@@ -152,6 +158,8 @@ def plan_epoch(
         starts=np.concatenate([[0], np.cumsum(counts)]),
         offsets=by_worker[: collective.rank].sum(axis=0).astype(np.int64),
         sizes=by_worker.sum(axis=0),
+        seed=seed,
+        epoch=epoch,
     )
 
 
@@ -169,6 +177,7 @@ def iterate_batches(plan: EpochPlan, *, limit: int | None = None) -> Iterator[Ba
             negatives=torch.from_numpy(plan.negatives[rows]),
             offset=int(plan.offsets[number]),
             num_rows=int(plan.sizes[number]),
+            key=(plan.seed, plan.epoch, int(number)),
         )
 
 

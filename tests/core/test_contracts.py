@@ -249,7 +249,7 @@ def test_a_worker_without_users_has_a_share_of_nothing(backbone: str, changes: d
     users, items = model.embeddings(graph)
     assert (len(users), len(items)) == (0, 30)
     none = torch.zeros(0, dtype=torch.int64)
-    terms = model.loss(graph, Batch(users=none, positives=none, negatives=none, offset=0, num_rows=3))
+    terms = model.loss(graph, Batch(users=none, positives=none, negatives=none, offset=0, num_rows=3, key=(0, 0, 0)))
     terms.total().backward()
     assert terms.total().item() == 0.0
 

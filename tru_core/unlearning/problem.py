@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tru_core.backbones.base import Backbone
 from tru_core.collective import Collective, all_sum_number
@@ -106,8 +108,23 @@ class Outcome:
     forget: RankingMetrics
 
 
+def measure(
+    users: Float[Tensor, "user dim"], items: Float[Tensor, "item dim"], problem: Problem, collective: Collective
+) -> Outcome:
+    """Measure output vectors. Every system is measured with the same lists and masks.
+
+    Args:
+        users, items: Output vectors of this worker's users and of all items.
+    """
+    return Outcome(
+        test=rank_metrics(users, items, problem.test, problem.retain, collective),
+        valid=rank_metrics(users, items, problem.valid, problem.retain, collective),
+        forget=rank_metrics(users, items, problem.forget, problem.retain, collective),
+    )
+
+
 def evaluate(model: Backbone, problem: Problem, *, edges_in: bool = False) -> Outcome:
-    """Measure a model. Every system is measured with the same lists and masks.
+    """Measure a model.
 
     Args:
         edges_in: Leave the deleted edges in the graph: what Original is before anything is done.
@@ -115,9 +132,4 @@ def evaluate(model: Backbone, problem: Problem, *, edges_in: bool = False) -> Ou
     graph = problem.graph_with if edges_in else problem.graph_without
     with torch.no_grad():
         users, items = model.embeddings(graph)
-    collective = graph.collective
-    return Outcome(
-        test=rank_metrics(users, items, problem.test, problem.retain, collective),
-        valid=rank_metrics(users, items, problem.valid, problem.retain, collective),
-        forget=rank_metrics(users, items, problem.forget, problem.retain, collective),
-    )
+    return measure(users, items, problem, graph.collective)

@@ -1,0 +1,90 @@
+"""What an unlearning method is: the Original, what to forget and what to retain in; a candidate out.
+
+A method may be one model (most) or several whose scores are added (shards): what everybody is measured on
+is therefore a candidate's output vectors on the graph without the deleted edges. A score is their inner product.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tru_core.backbones.base import Backbone
+from tru_core.fit import FitSettings, OnEpoch, TrainingState
+from tru_core.settings import Settings
+from tru_core.unlearning.problem import Problem
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a method may need besides the Original and the problem.
+
+    Attributes:
+        new_model: Builds the untrained backbone of the job on this worker, from a seed.
+        fit: How the Original was trained: schedule, batch size, seed.
+        state: Where an interrupted run of a method that can resume stood; None starts afresh.
+        on_epoch: Called on every worker after each epoch of a method that can resume.
+    """
+
+    new_model: Callable[[int], Backbone]
+    fit: FitSettings
+    state: TrainingState | None = None
+    on_epoch: OnEpoch | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a method gives.
+
+    Attributes:
+        users, items: Output vectors of this worker's users and of all items, without the deleted edges.
+        model: The single model that gives them; None where several models' scores are added.
+        history: One row of numbers for each epoch or step that the method reports, the same on every worker.
+        seconds: Wall time of the method itself, an interrupted run's earlier part included.
+    """
+
+    users: Float[Tensor, "user dim"]
+    items: Float[Tensor, "item dim"]
+    model: Backbone | None
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to forget, by name in :data:`tru_core.unlearning.methods.METHODS`.
+
+    Attributes:
+        title: What a table calls it.
+        settings_type: Its settings, with a reason for each default.
+        forget: The method itself. May change the Original that it is given.
+    """
+
+    title: str
+    settings_type: type[Settings]
+    forget: Callable[[Backbone, Problem, Any, Tools], Candidate]
+
+
+def candidate_of(model: Backbone, problem: Problem, history: list[dict[str, float]] | None = None) -> Candidate:
+    """Take a single model's output vectors on the graph without the deleted edges."""
+    with torch.no_grad():
+        users, items = model.embeddings(problem.graph_without)
+    return Candidate(users=users, items=items, model=model, history=history or [])
+
+
+def run_method(method: Method, original: Backbone, problem: Problem, settings: Settings, tools: Tools) -> Candidate:
+    """Run a method and take its time. The Original may be changed by it."""
+    before = 0.0 if tools.state is None else tools.state.seconds
+    started = time.perf_counter()
+    candidate = method.forget(original, problem, settings, tools)
+    return Candidate(
+        users=candidate.users,
+        items=candidate.items,
+        model=candidate.model,
+        history=candidate.history,
+        seconds=before + time.perf_counter() - started,
+    )
