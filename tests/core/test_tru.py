@@ -140,6 +140,15 @@ def test_an_excluded_module_does_not_move(part: Part, trained: Values, never_set
         unlearn(model, problem, settings_for(excluded_modules=("no_such",)))
 
 
+def test_the_mask_never_holds_a_table_of_touched_rows_still(part: Part, never_settled: None) -> None:
+    """LightGCN has two modules; half of them is one."""
+    model, problem = build_model(part, "lightgcn"), problem_of(part, pairs_request(part))
+    before = parameter_values(model)
+    unlearn(model, problem, settings_for(reverse_steps=1, replace_rows="none", module_share=0.5))
+    assert changed_rows(before, model, "user_table")
+    assert changed_rows(before, model, "item_table")
+
+
 def test_repair_takes_the_retained_loss_into_the_step(
     part: Part, trained: Values, never_settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

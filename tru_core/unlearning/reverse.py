@@ -15,7 +15,7 @@ tables only touched rows move; Adam's memory is short, because the targets move 
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -237,6 +237,9 @@ def _step(
     forget_energies, sensitivity = measure_norms(model, collective)
     targeting = target(model, energies or forget_energies, forget_energies, sensitivity, settings, collective)
     module_of = {parameter: name for name, group in model.anatomy.modules.items() for parameter in group}
+    # Tables are confined to touched rows already; of two modules the mask would hold one table still altogether.
+    tables = {module_of[table] for table in model.anatomy.tables if table in module_of}
+    targeting = replace(targeting, chosen=targeting.chosen | (tables - set(settings.excluded_modules)))
     for name, parameter in model.named_parameters():
         parts = [kept[name]] if name in kept else []
         if name in reversed_ and module_of[name] in targeting.chosen:
