@@ -136,6 +136,11 @@ def stage_lists_key(run_id: str, stage: str, suffix: str) -> str:
     return f"{run_prefix(run_id)}/{_part(stage)}/lists-{_part(suffix)}.safetensors"
 
 
+def lock_prefix(dataset: str) -> str:
+    """The folder of a data set's leases: which run may change it and its models."""
+    return f"locks/{check_name(dataset)}"
+
+
 def deletion_prefix(model: str, batch_id: str) -> str:
     """The folder of one batch of deletions."""
     return f"deletions/{check_name(model)}/{_part(batch_id)}"
