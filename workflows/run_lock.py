@@ -50,8 +50,8 @@ class Lease:
         if newest != self.epoch:
             raise ConflictError(
                 f"data set {self.dataset}: this run held lease {self.epoch} and was silent for longer than a lease "
-                f"lasts; another run holds lease {newest} now. This run commits nothing more. What was published before "
-                f"stays. Look how the other run ends; the same command goes on from there."
+                f"lasts; another run holds lease {newest} now. This run commits nothing more. What was published "
+                f"before stays. Look how the other run ends; the same command goes on from there."
             )
 
 

@@ -1,6 +1,5 @@
 """Keys: how every object of the project is named, and what a key may look like."""
 
-import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -141,11 +140,16 @@ def lock_prefix(dataset: str) -> str:
     return f"locks/{check_name(dataset)}"
 
 
+def run_about_key(run_id: str) -> str:
+    """What data a run is of, so that a purge finds it. Written first."""
+    return f"{run_prefix(run_id)}/about.json"
+
+
 def deletion_prefix(model: str, batch_id: str) -> str:
     """The folder of one batch of deletions."""
     return f"deletions/{check_name(model)}/{_part(batch_id)}"
 
 
-def deletion_record_key(model: str, request_id: str) -> str:
-    """What became of one deletion request. The request's id is hashed: it is the sender's text, not a key."""
-    return f"deletions/{check_name(model)}/records/{hashlib.sha256(request_id.encode()).hexdigest()}.json"
+def purge_log(dataset: str) -> str:
+    """The log of what was purged from a data set and its models, and what is still to be."""
+    return f"purges/{check_name(dataset)}/log"
