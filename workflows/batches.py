@@ -1,4 +1,4 @@
-"""What stays of a batch of deletions when its plan is gone, and what a model version may know that was deleted since."""
+"""What stays of a batch of deletions when its plan is gone, and what a model version knows that was deleted since."""
 
 import re
 from typing import Literal

@@ -17,6 +17,7 @@ from tru_core.errors import ConfigError
 from tru_core.fit import FitSettings
 from tru_core.settings import Settings
 from tru_core.unlearning.tru_settings import TRUSettings
+from workflows.delete_config import DeleteConfig
 from workflows.grid_config import BackboneConfig, CompareConfig, ForgetConfig
 from workflows.keys import KeysConfig
 from workflows.parsing import load_settings, parse
@@ -76,16 +77,6 @@ class SweepConfig(Settings):
     max_trials: PositiveInt = 64
 
 
-class DeleteConfig(Settings):
-    """Policy of deletion batches.
-
-    Attributes:
-        max_share: Refuse a batch that names more than this share of the training interactions: retrain instead.
-    """
-
-    max_share: float = Field(default=0.2, gt=0, le=1)
-
-
 class JobConfig(Settings):
     """One job file. Every workflow reads the same file and takes its own part.
 
@@ -119,6 +110,7 @@ class JobConfig(Settings):
             backbone.fit_settings(self.fit)
         for method in self.compare.methods:
             method.parsed(self.unlearn)
+        self.delete.stronger_settings(self.unlearn)
         return self
 
 
