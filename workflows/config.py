@@ -16,7 +16,9 @@ from pydantic import (
 from tru_core.errors import ConfigError
 from tru_core.fit import FitSettings
 from tru_core.settings import Settings
+from tru_core.unlearning.methods import METHODS
 from tru_core.unlearning.tru_settings import TRUSettings
+from workflows.audit_config import AuditConfig
 from workflows.grid_config import BackboneConfig, CompareConfig, ForgetConfig
 from workflows.parsing import load_settings, parse
 from workflows.storage import StorageConfig, check_name
@@ -110,6 +112,7 @@ class JobConfig(Settings):
     sweep: SweepConfig = Field(default_factory=SweepConfig)
     delete: DeleteConfig = Field(default_factory=DeleteConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
 
     @model_validator(mode="after")
     def _grid_fits(self) -> "JobConfig":
@@ -117,6 +120,10 @@ class JobConfig(Settings):
             backbone.fit_settings(self.fit)
         for method in self.compare.methods:
             method.parsed(self.unlearn)
+        self.audit.shadow_settings(self.fit)
+        for candidate in self.audit.candidates:
+            if candidate.name in METHODS:
+                candidate.parsed(self.unlearn)
         return self
 
 
