@@ -1,4 +1,4 @@
-"""The command line: ``tru data import | train | unlearn | compare | sweep | delete run | result | demo``.
+"""The command line: ``tru data import | train | unlearn | compare | audit | sweep | delete run | result | demo``.
 
 Every command takes ``--json`` and then prints one JSON object on standard output and nothing else
 there; progress and errors go to standard error. Exit codes are those of ``tru_core.errors``.
@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tru_core.errors import ConfigError, TruError
-from workflows import cli_receipts
+from workflows import cli_audit, cli_receipts
 from workflows.tables import print_comparison, print_figures, print_sweep
 
 if TYPE_CHECKING:
@@ -112,10 +112,11 @@ def _with_job(name: str) -> Command:
 
 def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     from workflows.cluster import connected
-    from workflows.compare import check_outputs, compare
+    from workflows.compare import FORMATS, compare
+    from workflows.output_files import check_outputs
 
     job, outputs = _load_job(arguments.job), [Path(path) for path in arguments.out]
-    check_outputs(outputs)
+    check_outputs(outputs, FORMATS)
     with connected(job.scaling):
         return compare(job, outputs=outputs)
 
@@ -202,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("job", help="job file (YAML); its block compare says what")
     help_text = "write the table to PATH.json, PATH.parquet or PATH.csv too; may be repeated"
     comparing.add_argument("--out", action="append", default=[], metavar="PATH", help=help_text)
+    cli_audit.add_commands(commands, add, _load_job)
     sweeping = add(commands, "sweep", "Search gate, scaling and isolation settings with Ray Tune.", _sweep)
     sweeping.add_argument("job", help="job file (YAML)")
     sweeping.add_argument("--out", default="best-job.yaml", help="where to write the job file with the best setting")
@@ -224,6 +226,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _exit_code(arguments: argparse.Namespace, figures: dict[str, Any]) -> int:
     """The code of a command that has figures: of another run's outcome, or of what failed in a comparison."""
+    if arguments.command == "audit":
+        return cli_audit.exit_code(figures)
     if arguments.command == "result":
         return int(figures["exit_code"])
     failed = figures.get("failed", [])
@@ -251,6 +255,10 @@ def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
         from workflows.compare import summary_rows
 
         print_comparison(summary_rows(figures), figures["failed"])
+    elif "audits" in figures:
+        from workflows.audit_output import print_audits
+
+        print_audits(figures)
     elif "trials" in figures:
         print_sweep(figures)
     else:

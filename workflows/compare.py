@@ -1,11 +1,10 @@
 """``tru compare``: backbones, forget sets, methods and seeds -> one table, each figure beside what Retrain spans.
 
 Original and Retrain are trained once for each backbone and seed; every method starts from the same Original and is
-measured by the same lists, masks and judge. Publishes nothing and keeps no model but the Originals.
+measured by the same lists, masks and judge. Publishes nothing and keeps no model but Originals and Retrains.
 """
 
 import io
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 import tru_core.errors
-from tru_core.errors import ConfigError, TransientError, TruError
+from tru_core.errors import TransientError, TruError
 from tru_core.unlearning.diagnostics import TopLists, list_distance
 from workflows.comparison import FigureSummary, RunFigures, SummaryRow, summarise, to_json, to_table
 from workflows.config import JobConfig
@@ -24,6 +23,7 @@ from workflows.grid_config import ORIGINAL, RETRAIN
 from workflows.grid_runs import RunFunction, run_alone, run_missing
 from workflows.measuring import read_lists
 from workflows.outcomes import recorded
+from workflows.output_files import check_outputs, write_whole
 from workflows.runs import run_name
 from workflows.snapshot import current_snapshot_entry
 from workflows.storage import FileEntry, ObjectStore, canonical_json, open_store, read_json
@@ -32,23 +32,6 @@ Figures = dict[str, Any]
 FORMATS = (".json", ".parquet", ".csv")
 _RECALLS = ("test_recall20", "test_ndcg20", "valid_recall20", "forget_recall20", "forget_ndcg20")
 _DETAILS = ("num_forget", "seconds_before", "epochs", "residue", "shifts", "cka")
-
-
-def check_outputs(paths: Sequence[Path]) -> None:
-    """Check before anything starts that the table can be written where it is asked for.
-
-    Raises:
-        ConfigError: If a file's ending says no format, or its folder does not exist.
-    """
-    for path in paths:
-        if path.suffix not in FORMATS:
-            raise ConfigError(
-                f"--out {path}: expected a file that ends with {', '.join(FORMATS)}. Nothing was started."
-            )
-        if not path.absolute().parent.is_dir() or path.is_dir():
-            raise ConfigError(
-                f"--out {path}: no file can be written there. Nothing was started. Make its folder first."
-            )
 
 
 def write_output(path: Path, figures: Figures) -> None:
@@ -64,16 +47,7 @@ def write_output(path: Path, figures: Figures) -> None:
         pyarrow.parquet.write_table(to_table(summary_rows(figures)), body)
     else:
         pyarrow.csv.write_csv(to_table(summary_rows(figures)), body)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        aside.write_bytes(body.getvalue())
-        aside.replace(path)
-    except OSError as error:
-        raise ConfigError(
-            f"--out {path} cannot be written: {error.strerror}. Name a file in a folder of yours."
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(path, body.getvalue())
 
 
 def summary_rows(figures: Figures) -> list[SummaryRow]:
@@ -183,7 +157,7 @@ def compare(
         ConfigError: If the table cannot be written where it is asked for.
         TruError: What the first run failed with, if all did.
     """
-    check_outputs(outputs)
+    check_outputs(outputs, FORMATS)
     store = open_store(job.storage)
     _, entry = current_snapshot_entry(store, job.dataset)
     grid = list_grid(job, entry)

@@ -16,7 +16,9 @@ from pydantic import (
 from tru_core.errors import ConfigError
 from tru_core.fit import FitSettings
 from tru_core.settings import Settings
+from tru_core.unlearning.methods import METHODS
 from tru_core.unlearning.tru_settings import TRUSettings
+from workflows.audit_config import AuditConfig
 from workflows.delete_config import DeleteConfig
 from workflows.grid_config import BackboneConfig, CompareConfig, ForgetConfig
 from workflows.keys import KeysConfig
@@ -103,6 +105,7 @@ class JobConfig(Settings):
     delete: DeleteConfig = Field(default_factory=DeleteConfig)
     keys: KeysConfig = Field(default_factory=KeysConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
 
     @model_validator(mode="after")
     def _grid_fits(self) -> "JobConfig":
@@ -111,6 +114,10 @@ class JobConfig(Settings):
         for method in self.compare.methods:
             method.parsed(self.unlearn)
         self.delete.stronger_settings(self.unlearn)
+        self.audit.shadow_settings(self.fit)
+        for candidate in self.audit.candidates:
+            if candidate.name in METHODS:
+                candidate.parsed(self.unlearn)
         return self
 
 

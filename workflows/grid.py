@@ -30,7 +30,7 @@ class GridRun:
     Attributes:
         backbone, forget, method: Labels; ``forget`` is empty for a training.
         seed: Seed of Original and Retrain.
-        task: What the workers do, in one stage.
+        task: What the workers do, in one stage or in several that belong together.
         needs: The training whose model it starts from; None where it starts from nothing.
     """
 
@@ -43,11 +43,12 @@ class GridRun:
 
     @property
     def stage(self) -> Stage:
-        return self.task.stages[0]
+        """Its last stage: when that is done, all are."""
+        return self.task.stages[-1]
 
     @property
     def key(self) -> str:
-        """Where its result lies."""
+        """Where the result of its last stage lies."""
         return stage_result_key(self.task.run_id, self.stage.name)
 
     @property
@@ -96,11 +97,14 @@ def _compared_stages(methods: list[CompareMethod], unlearn: TRUSettings) -> list
     return stages
 
 
-def _retrain_stage(needs: GridRun | None) -> Stage:
-    return Stage(name="retrain", kind="method", method="retrain", source="original" if needs else None)
+def retrain_stage(needs: GridRun | None) -> Stage:
+    """Retrain; its model is kept, because an audit holds every candidate against it."""
+    return Stage(name="retrain", kind="method", method="retrain", source="original" if needs else None, keeps=True)
 
 
-def _run(training: GridRun | None, job: JobConfig, title: str, snapshot: FileEntry, row: tuple[str, Stage]) -> GridRun:
+def measured_run(
+    training: GridRun | None, job: JobConfig, title: str, snapshot: FileEntry, row: tuple[str, Stage]
+) -> GridRun:
     """One measured run.
 
     Args:
@@ -139,10 +143,10 @@ def list_grid(job: JobConfig, snapshot: FileEntry) -> Grid:
         trainings += trained.values()
         for forget in asked.forget or [job.forget]:
             asks = {seed: jobs[seed].model_copy(update={"forget": forget}) for seed in with_band}
-            runs += [_run(trained[seed], asks[seed], title, snapshot, row) for row in rows for seed in seeds]
+            runs += [measured_run(trained[seed], asks[seed], title, snapshot, row) for row in rows for seed in seeds]
             for seed in with_band:
                 training = trained.get(seed)
-                runs.append(_run(training, asks[seed], title, snapshot, (RETRAIN, _retrain_stage(training))))
+                runs.append(measured_run(training, asks[seed], title, snapshot, (RETRAIN, retrain_stage(training))))
     return Grid(trainings=trainings, runs=runs)
 
 

@@ -165,15 +165,18 @@ class CompareMethod(Settings):
         return parse(METHODS[self.name].settings_type, base | self.settings, where=where)
 
 
-def refuse_duplicates(names: Sequence[Any], *, what: str) -> None:
+def refuse_duplicates(names: Sequence[Any], *, what: str, where: str = "compare") -> None:
     """Check that rows can be told apart.
+
+    Args:
+        where: The job file's block, for the message.
 
     Raises:
         ConfigError: If a name stands twice.
     """
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
-        raise ConfigError(f"compare: {what} {twice[0]!r} stands twice; give one of them another label, or drop it")
+        raise ConfigError(f"{where}: {what} {twice[0]!r} stands twice; give one of them another label, or drop it")
 
 
 class CompareConfig(Settings):

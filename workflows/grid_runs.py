@@ -110,6 +110,7 @@ def _name_and_text(error: TruError) -> str:
 def _describe(result: dict[str, Any]) -> str:
     figures = {"validation recall@20": "valid_recall20", "forget recall@20": "forget_recall20"}
     texts = [f"{title} {result[name]:.4f}" for title, name in figures.items() if name in result]
+    texts += [result["verdict"]] if "verdict" in result else []
     return ", ".join([*texts, f"{result['seconds']:.1f} s"])
 
 
@@ -209,7 +210,7 @@ def _run_in_turn(work: _Work) -> None:
     work.pending.sort(key=lambda run: (run.task.forget is not None, *group(run)))
     while work.pending:
         runs = list(next(groupby(work.pending, key=group))[1])
-        stages = [run.stage for run in runs]
+        stages = [stage for run in runs for stage in run.task.stages]
         error: TruError | None = None
         try:
             run_task(work.whole_task(runs[0]).model_copy(update={"stages": stages}), show_progress=work.show_progress)

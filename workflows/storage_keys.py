@@ -150,14 +150,9 @@ def deletion_prefix(model: str, batch_id: str) -> str:
     return f"deletions/{check_name(model)}/{_part(batch_id)}"
 
 
-<<<<<<< HEAD
 def purge_log(dataset: str) -> str:
     """The log of what was purged from a data set and its models, and what is still to be."""
     return f"purges/{check_name(dataset)}/log"
-=======
-def deletion_record_key(model: str, request_id: str) -> str:
-    """What became of one deletion request. The request's id is hashed: it is the sender's text, not a key."""
-    return f"deletions/{check_name(model)}/records/{hashlib.sha256(request_id.encode()).hexdigest()}.json"
 
 
 def ledger_chain(model: str) -> str:
@@ -219,4 +214,3 @@ def chain_mark_key(chain: str, seq: int, digest: str, label: str) -> str:
     """The mark of one entry: its number, its digest and, where it is a special one, what it is."""
     suffix = f".{_part(label)}" if label else ""
     return f"{chain_marks(chain)}/{seq:08d}-{_part(digest)}{suffix}"
->>>>>>> ledger

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt
 
+from tru_core.audits.injection import PlantingSettings
 from tru_core.settings import Settings
 from workflows.config import ForgetConfig, JobConfig
 from workflows.storage import FileEntry, open_store
@@ -26,22 +27,25 @@ class Stage(Settings):
     Attributes:
         name: Unique in the task; results and models lie under it.
         kind: ``fit`` trains from scratch, ``unlearn`` runs TRU, ``evaluate`` only measures; ``method`` runs any
-            method and ``original`` none, and both measure all that a comparison asks for, and keep no model.
+            method and ``original`` none, and both measure all that a comparison asks for. ``shadow`` trains a shadow
+            model of an audit and keeps its output vectors; ``audit`` examines a candidate.
         retained_only: For ``fit``: train on the retained pairs (Retrain), not on all (Original).
         source: For all but ``fit``: the stage whose model it starts from, or ``original``. None, for a ``method``
             that does not look at it: an untrained model.
         edges_in: For ``evaluate``: leave the deleted edges in the graph, as ``original`` does.
         method: For ``method``: its name in ``tru_core.unlearning.methods``.
-        settings: For ``method``: its settings by name.
+        settings: For ``method``: its settings by name; for ``shadow`` and ``audit``: what they are asked.
+        keeps: For ``method``: keep the model, or the output vectors where there is no single one, for an audit.
     """
 
     name: str
-    kind: Literal["fit", "unlearn", "evaluate", "method", "original"]
+    kind: Literal["fit", "unlearn", "evaluate", "method", "original", "shadow", "audit"]
     retained_only: bool = False
     source: str | None = "original"
     edges_in: bool = False
     method: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
+    keeps: bool = False
 
 
 class WorkerTask(Settings):
@@ -54,6 +58,7 @@ class WorkerTask(Settings):
         forget: How to draw the request, or None where nothing is forgotten.
         request: The request's file of rows, or None where it is drawn or nothing is forgotten.
         original: Manifest of the trained model to start from, or None where a stage ``original`` trains it.
+        planting: What to plant in the data after it is read; the request is then all that is planted. None: nothing.
     """
 
     job: JobConfig
@@ -63,6 +68,7 @@ class WorkerTask(Settings):
     forget: ForgetConfig | None = None
     request: FileEntry | None = None
     original: FileEntry | None = None
+    planting: PlantingSettings | None = None
 
 
 def with_absolute_storage(job: JobConfig) -> JobConfig:

@@ -7,6 +7,7 @@ This is the seam between the outer ring and the algorithm. It knows storage and 
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tru_core.artifact import sha256_hex
+from tru_core.audits.injection import Planting, plant
 from tru_core.backbones import BACKBONES, Backbone, BackboneInputs
 from tru_core.collective import Collective
 from tru_core.errors import ConfigError, DataError
@@ -44,6 +46,7 @@ from workflows.measuring import (
     warm_up,
 )
 from workflows.parsing import parse
+from workflows.shadow_models import ShadowSettings, Vectors, train_shadow, write_vectors
 from workflows.snapshot import read_manifest
 from workflows.state_files import parse_state_manifest, read_state, write_state
 from workflows.storage import (
@@ -91,6 +94,10 @@ class TaskRun:
             dtype=self.dtype,
             standardised=task.job.feature_scaling == "standardised",
         )
+        self.planting: Planting | None = None
+        if task.planting is not None:
+            self.planting = plant(self.data.shard, task.planting, collective)
+            self.data = replace(self.data, shard=self.planting.shard)
 
     def run(self) -> Results:
         """Run the stages that have no result yet; return every stage's result by name."""
@@ -113,7 +120,10 @@ class TaskRun:
     @cached_property
     def problem(self) -> Problem:
         """The request against this worker's data; where the task forgets nothing, an empty one."""
-        request, expected = read_request(self.store, self.task, self.data.shard, self.collective)
+        if self.planting is None:
+            request, expected = read_request(self.store, self.task, self.data.shard, self.collective)
+        else:
+            request, expected = self.planting.request, None
         return make_problem(
             self.data.shard,
             request,
@@ -130,11 +140,11 @@ class TaskRun:
 
     def new_model(self, seed: int) -> Backbone:
         """Build the job's backbone with its initial values."""
-        job, manifest = self.task.job, self.data.manifest
+        job, shard = self.task.job, self.data.shard
         inputs = BackboneInputs(
-            user_rows=self.data.shard.user_rows,
-            num_users=manifest.num_users,
-            num_items=manifest.num_items,
+            user_rows=shard.user_rows,
+            num_users=shard.num_users,
+            num_items=shard.num_items,
             features=self.data.features,
             seed=seed,
             dtype=self.dtype,
@@ -149,8 +159,8 @@ class TaskRun:
             "precision": job.precision,
             "feature_scaling": job.feature_scaling,
             "dataset": manifest.dataset,
-            "num_users": manifest.num_users,
-            "num_items": manifest.num_items,
+            "num_users": self.data.shard.num_users,
+            "num_items": self.data.shard.num_items,
         }
 
     def load_model(self, entry: FileEntry) -> Backbone:
@@ -225,6 +235,8 @@ class TaskRun:
             return {"seconds": 0.0, "history": []} | inside | self._judged(stage, users, items)
         if stage.kind == "method":
             return self._run_method(stage, results)
+        if stage.kind == "shadow":
+            return self._run_shadow(stage)
         model = self.new_model(self.task.job.fit.seed) if stage.kind == "fit" else self._source(stage, results)
         resumed, keep = self._checkpoints(stage, model)
         settings = self.task.job
@@ -282,8 +294,31 @@ class TaskRun:
             method, original, batches, problem, settings, tools, neighbours=self.data.item_neighbours
         )
         inside = inside_figures(candidate.model, before, problem.graph_without, self.collective)
-        cost = cost_figures(candidate, seconds_aside=seconds_aside)
-        return cost | inside | self._judged(stage, candidate.users, candidate.items)
+        figures = cost_figures(candidate, seconds_aside=seconds_aside) | inside
+        if stage.keeps and candidate.model is not None:
+            figures["model"] = self._save_model(stage, candidate.model).model_dump(mode="json")
+        elif stage.keeps:
+            figures["vectors"] = self._save_vectors(stage, (candidate.users, candidate.items))
+        return figures | self._judged(stage, candidate.users, candidate.items)
+
+    def _run_shadow(self, stage: Stage) -> dict[str, Any]:
+        """Train one of an audit's shadow models and keep its vectors."""
+        asked = parse(ShadowSettings, stage.settings, where=stage.name)
+        vectors, figures = train_shadow(
+            asked, self.problem, self.data.item_neighbours, new_model=self.new_model, settings=self.task.job.fit
+        )
+        return figures | {"vectors": self._save_vectors(stage, vectors)}
+
+    def _save_vectors(self, stage: Stage, vectors: Vectors) -> dict[str, Any]:
+        entry = write_vectors(
+            self.store,
+            f"{self._folder(stage)}/vectors-{fresh_suffix(self.collective)}",
+            vectors,
+            user_rows=self.data.shard.user_rows,
+            meta={"snapshot_id": self.data.manifest.snapshot_id, "stage": stage.name},
+            collective=self.collective,
+        )
+        return entry.model_dump(mode="json")
 
     def _judged(self, stage: Stage, users: Tensor, items: Tensor) -> dict[str, Any]:
         """Measure output vectors, and keep the lists that they give to a sample of retained users."""

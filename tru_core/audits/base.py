@@ -120,9 +120,10 @@ class AuditCase:
         retrains: Models trained on the retained pairs alone, each from another seed: the reference and the negative
             control. At least 3 for a verdict against Retrain; none gives the weaker one against the never seen.
         shadows: For the attacks that need them; empty: these are left out.
-        optimised: Names of attacks whose statistic the method used as its loss or its stop rule. They are asked about
-            pairs that the method could not know of as much as there are, and their findings say so.
-        trainer: None leaves out what trains.
+        optimised: Names of attacks whose statistic the method used as its loss or its stop rule. Their findings may
+            fail the candidate; they cannot pass it alone.
+        trainer: None leaves out what trains, and what needs to know a fresh row.
+        fresh_seeds: Seeds that the method states its fresh rows were drawn from, besides the candidate's own.
         seed: The auditor's own.
     """
 
@@ -133,6 +134,7 @@ class AuditCase:
     shadows: tuple[Shadow, ...] = ()
     optimised: frozenset[str] = frozenset()
     trainer: Trainer | None = None
+    fresh_seeds: tuple[int, ...] = ()
     seed: int = AUDIT_SEED
 
     def __post_init__(self) -> None:
@@ -160,14 +162,17 @@ class Measurement:
         value: The candidate's.
         original: The Original's; None where it has none.
         references: The Retrains', one for each.
-        error: Standard error of ``value`` from the finite number of subjects or pairs, clustered where they hang
-            together. Also what a seed is expected to move it by, where there are too few Retrains to say.
+        deviations: How far each shadow model lies from the Retrains' mean on the subjects that it never saw: further
+            evidence of what a seed moves. Empty without shadows.
+        error: Standard error of ``value`` from the finite number of subjects, clustered by subject: its interval.
+        seed_error: What a seed is expected to move ``value`` by if it moves each subject's part independently: from
+            differences between Retrains, clustered by subject. 0 where there are fewer than 2.
         never_seen: The fair level without a Retrain; None where only a Retrain can tell it.
         never_seen_error: Standard error of ``value - never_seen``.
         floor: Smallest margin that is ever asked for.
         num_cases: Subjects or pairs behind it.
         shows_not: One plain sentence: what it does not show.
-        is_held_out: The method optimised this attack's statistic; it is asked about other pairs here.
+        is_optimised: The method used this attack's statistic as its loss or stop rule.
         details: Further figures for the reader, by name.
     """
 
@@ -181,10 +186,12 @@ class Measurement:
     error: float
     num_cases: int
     shows_not: str
+    deviations: tuple[float, ...] = ()
+    seed_error: float = 0.0
     never_seen: float | None = None
     never_seen_error: float = 0.0
     floor: float = 0.02
-    is_held_out: bool = False
+    is_optimised: bool = False
     details: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
@@ -229,7 +236,7 @@ class Finding:
     positive_control: bool | None
     negative_control: bool | None
     num_cases: int
-    is_held_out: bool
+    is_optimised: bool
     verdict: Literal["passed", "failed", "inconclusive", "reported"]
     reason: str
     shows_not: str
@@ -246,8 +253,8 @@ class Verdict:
     """What all findings say together.
 
     Attributes:
-        verdict: ``failed`` if any finding failed; ``passed`` if none did and at least one conclusive finding each
-            looked at the subjects and at what is shared; else ``inconclusive``.
+        verdict: ``failed`` if any finding failed; ``passed`` if none did and, of the subjects and of what is
+            shared, at least one conclusive finding each that the method did not optimise; else ``inconclusive``.
         reference: What the verdict rests on; ``never_seen`` is the weaker one.
         reason: Why, in a plain sentence.
     """

@@ -83,6 +83,16 @@ def _share(first: IntArray, second: IntArray, edges: _Edges) -> NDArray[np.bool_
     return found
 
 
+def had_together(pairs: RowPairs, members: IntArray, groups: IntArray, *, num_groups: int) -> NDArray[np.bool_]:
+    """Say for each pair of members whether some group holds both.
+
+    Args:
+        members, groups: int64 [edge], in any order: items and the users who had them, or the other way round.
+        num_groups: Above every group's number.
+    """
+    return _share(pairs.first, pairs.second, _edges(members, groups, num_groups))
+
+
 def _gather(columns: tuple[IntArray, ...], collective: Collective) -> list[IntArray]:
     """Lay every worker's rows of some int64 columns under each other."""
     if collective.world_size == 1:

@@ -114,4 +114,6 @@ def parse_entry(link: ChainEntry, chain: str) -> LedgerEntry:
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
-        raise IntegrityError(f"{chain}: entry {link.link.seq} is no entry of a ledger: {where}: {problem['msg']}.") from None
+        raise IntegrityError(
+            f"{chain}: entry {link.link.seq} is no entry of a ledger: {where}: {problem['msg']}."
+        ) from None

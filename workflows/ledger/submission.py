@@ -55,7 +55,12 @@ def check_policy(requests: Sequence[DeletionRequest], config: LedgerConfig, now:
 
 
 def split_known(
-    requests: Sequence[DeletionRequest], known: Mapping[str, LedgerRequest], digests: Mapping[str, str], *, source: str, default_regulation: str
+    requests: Sequence[DeletionRequest],
+    known: Mapping[str, LedgerRequest],
+    digests: Mapping[str, str],
+    *,
+    source: str,
+    default_regulation: str,
 ) -> list[DeletionRequest]:
     """The requests that are not known yet, each once.
 
@@ -141,7 +146,11 @@ def place(requests: Sequence[LedgerRequest], book: Book, *, is_repeat: bool = Fa
             is_open = same.state in OPEN_STATES
             if is_open or not (is_repeat or _has_consented_since(same, request, book)):
                 reason = "the same is asked for by" if is_open else "the same was forgotten for"
-                change = {"state": "duplicate", "reason": f"{reason} {same.request_id}", "duplicate_of": same.request_id}
+                change = {
+                    "state": "duplicate",
+                    "reason": f"{reason} {same.request_id}",
+                    "duplicate_of": same.request_id,
+                }
                 changes.append({"request_id": request.request_id} | change)
                 continue
         changes.append({"request_id": request.request_id} | queue_or_hold(request, book))

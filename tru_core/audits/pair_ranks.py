@@ -1,0 +1,66 @@
+"""Where a pair stands among items that are as popular and that its user never had: the scale of all pair attacks.
+
+0.5 is what a system that knows nothing of the user gives on average; a taste that others share lifts it, and so does
+memory. A popular item is recommended to everybody, seen or not: so it is compared with its neighbours in popularity.
+"""
+
+import numpy as np
+import torch
+
+from tru_core.audits.base import AuditCase, System
+from tru_core.audits.statistics import FloatArray
+from tru_core.hashing import hash_keys, text_key
+from tru_core.interactions import IntArray, Pairs, contains, item_degrees, make_pairs
+from tru_core.unlearning.problem import Problem
+
+_WINDOW = 64
+_BLOCK = 4_096
+
+
+def everything_held(problem: Problem) -> Pairs:
+    """All pairs that are known of anybody: trained on, held out, forgotten."""
+    shard = problem.shard
+    parts = (shard.train, shard.valid, shard.test)
+    users, items = (np.concatenate([getattr(part, side) for part in parts]) for side in ("users", "items"))
+    return make_pairs(users, items, num_items=shard.num_items)
+
+
+def _neighbours(problem: Problem, seed: int) -> IntArray:
+    """Give each item the items nearest to it in retained popularity, deleted ones left out: int64 [item, window]."""
+    degrees = item_degrees(problem.retain, problem.graph_without.collective)
+    rows = np.arange(len(degrees))
+    order = np.lexsort((hash_keys(seed, text_key("popularity-order"), rows), degrees))
+    order = order[~np.isin(order, problem.request.items)]
+    window = min(_WINDOW, max(2, len(order) // 3))
+    place = np.searchsorted(degrees[order], degrees, side="left")
+    last = np.searchsorted(degrees[order], degrees, side="right")
+    # Among items of one popularity the window starts at a hashed place, so that not all are held against the same.
+    shift = hash_keys(seed, text_key("popularity-place"), rows).astype(np.float64) / 2.0**64
+    middle = place + (shift * np.maximum(last - place, 1)).astype(np.int64)
+    start = np.clip(middle - window // 2, 0, len(order) - window)
+    return order[start[:, None] + np.arange(window)]
+
+
+def pair_ranks(system: System, pairs: Pairs, case: AuditCase) -> FloatArray:
+    """Give each pair the share of comparable items that score lower with its user, ties half.
+
+    A pair that the system hides is below all of them.
+
+    Returns:
+        float64 [pair] in [0, 1]; 0.5 where the user had every comparable item.
+    """
+    neighbours, held = _neighbours(case.problem, case.seed), everything_held(case.problem)
+    ranks = np.full(len(pairs), 0.5)
+    for start in range(0, len(pairs), _BLOCK):
+        users, items = pairs.users[start : start + _BLOCK], pairs.items[start : start + _BLOCK]
+        others = neighbours[items]
+        is_free = ~contains(held, users[:, None], others)
+        vectors = system.users[torch.from_numpy(users)]
+        own = (vectors * system.items[torch.from_numpy(items)]).sum(dim=1, keepdim=True)
+        scores = torch.einsum("pd,pwd->pw", vectors, system.items[torch.from_numpy(others)])
+        below = ((scores < own).double() + (scores == own).double() / 2).numpy() * is_free
+        count = is_free.sum(axis=1)
+        ranks[start : start + _BLOCK] = np.where(count, below.sum(axis=1) / np.maximum(count, 1), 0.5)
+    if system.hidden is not None:
+        ranks[contains(system.hidden, pairs.users, pairs.items)] = 0.0
+    return ranks
