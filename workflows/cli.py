@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tru_core.errors import ConfigError, TruError
-from workflows import cli_audit, cli_receipts
+from workflows import cli_audit, cli_deletions, cli_receipts
 from workflows.tables import print_comparison, print_figures, print_sweep
 
 if TYPE_CHECKING:
@@ -130,15 +130,6 @@ def _sweep(arguments: argparse.Namespace) -> dict[str, Any]:
         return sweep(job, best_job_path=Path(arguments.out))
 
 
-def _delete_run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from workflows.cluster import connected
-    from workflows.deletions import run_batch
-
-    job = _load_job(arguments.job)
-    with connected(job.scaling):
-        return run_batch(job, Path(arguments.requests))
-
-
 def _result(arguments: argparse.Namespace) -> dict[str, Any]:
     from workflows.config import parse
     from workflows.outcomes import newest_outcome
@@ -210,9 +201,8 @@ def _parser() -> argparse.ArgumentParser:
     delete = commands.add_parser("delete", help="deletion requests").add_subparsers(
         dest="action", required=True, metavar="ACTION"
     )
-    running = add(delete, "run", "Forget one batch of requests and publish the new version.", _delete_run)
-    running.add_argument("job", help="job file (YAML)")
-    running.add_argument("--requests", required=True, help="CSV: request_id, kind, user_id, item_id")
+    cli_deletions.add_delete_commands(delete, add, _load_job)
+    cli_deletions.add_version_commands(commands, add, _load_job)
     result = add(commands, "result", "Say how a run's newest attempt ended, with its exit code.", _result)
     result.add_argument("run_id")
     result.add_argument("--storage", required=True, help="folder or s3://bucket/prefix")
@@ -261,6 +251,8 @@ def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
         print_audits(figures)
     elif "trials" in figures:
         print_sweep(figures)
+    elif "submission_id" in figures:
+        print(figures["submission_id"])
     else:
         print_figures(figures)
 

@@ -177,6 +177,8 @@ def _batch_id(
     names = {"dataset", "model", "precision", "feature_scaling", "backbone", "fit", "unlearn"}
     settings: dict[str, Any] = job.model_dump(mode="json", include=names)
     settings["delete"] = job.delete.model_dump(mode="json", include={"audit", "on_refused", "on_large", "stronger"})
+    if job.delete.audit == "required":
+        settings["audit"] = job.audit.model_dump(mode="json")
     asked = [
         [request.request_id, request.kind, where.user_row, where.item_row]
         for request, where in zip(planned, subjects, strict=True)

@@ -32,8 +32,8 @@ class PurgeItem:
         kind: ``snapshot``, ``model_version``, ``other_model``, ``run`` (checkpoints, lists, shadow models, trials),
             ``batch`` (a plan by row), ``payload`` (the ids that requests named) or ``leftover`` (incomplete writes).
         name: The thing's own name; "" where nothing of the kind was found.
-        outcome: ``held`` where a legal hold or the storage forbids it.
-        until: When it will be tried again: UTC, ISO 8601; None for the next purge.
+        outcome: ``held`` where a legal hold, the storage or another model's serving version stands against it.
+        until: Of a deferred item, when it goes: UTC, ISO 8601.
     """
 
     kind: str
@@ -114,9 +114,12 @@ def _delete(store: ObjectStore, remnant: Remnant, *, now: datetime, is_held: boo
     numbers = {"num_objects": len(remnant.objects), "size_bytes": _size_bytes(remnant)}
     if is_held:
         return PurgeItem(remnant.kind, remnant.name, "held", **numbers, reason="a legal hold covers the data set")
-    if not _is_due(remnant, now):
-        until = _text(remnant.until) if remnant.until else None
-        return PurgeItem(remnant.kind, remnant.name, "deferred", **numbers, until=until, reason=remnant.reason)
+    if not remnant.objects:  # another model's, which is not ours to delete
+        return PurgeItem(remnant.kind, remnant.name, "held", reason=remnant.reason)
+    if remnant.until is not None and remnant.until > now:
+        return PurgeItem(
+            remnant.kind, remnant.name, "deferred", **numbers, until=_text(remnant.until), reason=remnant.reason
+        )
     try:
         for info in remnant.objects:
             store.delete(info.key)

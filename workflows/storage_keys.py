@@ -90,6 +90,11 @@ def manifest_key(prefix: str) -> str:
     return check_key(f"{prefix}/manifest.json")
 
 
+def snapshot_id_of_manifest(key: str) -> str:
+    """The id of the snapshot whose manifest lies under a key."""
+    return key.removesuffix("/manifest.json").rpartition("/")[2]
+
+
 def vocabulary_key(dataset: str, snapshot_id: str, side: str) -> str:
     """The table of ids and rows. ``side`` is ``users`` or ``items``."""
     return f"{snapshot_prefix(dataset, snapshot_id)}/vocabulary/{_part(side)}.parquet"

@@ -51,6 +51,8 @@ from workflows.snapshot import read_manifest
 from workflows.state_files import parse_state_manifest, read_state, write_state
 from workflows.storage import (
     FileEntry,
+    ObjectStore,
+    canonical_json,
     open_store,
     put_file,
     read_json,
@@ -59,7 +61,7 @@ from workflows.storage import (
     stage_result_key,
     write_json,
 )
-from workflows.storage_keys import stage_lists_key
+from workflows.storage_keys import run_about_key, snapshot_id_of_manifest, stage_lists_key
 from workflows.tasks import Stage, WorkerTask
 from workflows.worker_data import load_data, read_batches, read_request
 
@@ -67,6 +69,13 @@ OnProgress = Callable[[str, TrainingState, int], None]
 Results = dict[str, dict[str, Any]]
 
 log = logging.getLogger(__name__)
+
+
+def note_run(store: ObjectStore, task: WorkerTask) -> None:
+    """Say in storage what data a run is of, before it writes anything else: a purge goes by that."""
+    key = run_about_key(task.run_id)
+    about = {"dataset": task.job.dataset, "snapshot_id": snapshot_id_of_manifest(task.snapshot.key)}
+    store.put_if_absent(key, canonical_json(about, where=key))
 
 
 def max_rounds(settings: TRUSettings) -> int:
@@ -86,6 +95,8 @@ class TaskRun:
     def __init__(self, task: WorkerTask, collective: Collective, on_progress: OnProgress = ignore_progress) -> None:
         self.task, self.collective, self.on_progress = task, collective, on_progress
         self.store = open_store(task.job.storage)
+        if collective.rank == 0:
+            note_run(self.store, task)
         self.dtype = torch.float64 if task.job.precision == "float64" else torch.float32
         self.data = load_data(
             self.store,

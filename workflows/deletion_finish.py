@@ -1,0 +1,68 @@
+"""Finishing a batch that has taken effect: data, purge, receipts. Every step is harmless when it is done again."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from workflows.deletion_attempts import attempt_figures, published_attempt
+from workflows.deletion_plan import BatchPlan
+from workflows.deletion_receipts import issue, keep_states
+from workflows.deletion_steps import Work, drop_plan, publish_data, utc_now, version_of
+from workflows.publish import Version, read_versions
+from workflows.purge import PurgeItem, purge
+from workflows.storage import ObjectStore
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DoneBatch:
+    """A batch that is carried out: the version and the snapshot that hold its result, and what was purged."""
+
+    plan: BatchPlan
+    version: Version
+    snapshot_id: str
+    purged: list[PurgeItem]
+    num_receipts: int
+
+
+def finish(work: Work, plan: BatchPlan) -> DoneBatch:
+    """Do what is left when a batch has taken effect."""
+    store, request_ids = work.store, plan.request_ids
+    snapshot_id = publish_data(work, plan)
+    published = version_of(store, plan)
+    version = published or read_versions(store, plan.model)[plan.version - 1]
+    outcomes = {request.request_id: request.outcome for request in plan.requests}
+    work.advance(request_ids, "published", batch_id=plan.batch_id, outcome=outcomes)
+    states = keep_states(work, plan, version, snapshot_id)  # before the purge: it reads files that go
+    items = purge(
+        store, work.job, work.ledger, work.lease, now=utc_now(), batch_id=plan.batch_id, request_ids=request_ids
+    )
+    work.advance(request_ids, "purged", batch_id=plan.batch_id)
+    num_receipts = issue(work, plan, states, published=published, items=items)
+    work.advance(request_ids, "receipted", batch_id=plan.batch_id)
+    drop_plan(store, plan)
+    return DoneBatch(plan, version, snapshot_id, items, num_receipts)
+
+
+def batch_figures(store: ObjectStore, done: DoneBatch) -> Figures:
+    """What a batch did, for people and for machines."""
+    plan = done.plan
+    purged: dict[str, int] = {}
+    for item in done.purged:
+        purged[item.outcome] = purged.get(item.outcome, 0) + 1
+    figures: Figures = {
+        "batch_id": plan.batch_id,
+        "version": done.version.version,
+        "parent_version": plan.version,
+        "snapshot_id": done.snapshot_id,
+        "num_interactions": plan.num_interactions,
+        "minimum_waived": plan.minimum_waived,
+        "purge": dict(sorted(purged.items())),
+        "num_receipts": done.num_receipts,
+    }
+    if plan.changes_model:
+        attempt = published_attempt(store, plan, done.version)
+        figures |= attempt_figures(store, attempt)
+        figures["attempt"] = attempt.name
+        figures["audit"] = attempt.verdict or "none"
+    return figures
