@@ -96,7 +96,9 @@ def read_compacted(store: ObjectStore, entry: FileEntry) -> Compacted:
     try:
         return Compacted.model_validate_json(read_verified(store, entry))
     except ValidationError as error:
-        raise IntegrityError(f"{entry.key} is no compacted ledger. It was not used. Restore it from a backup.") from error
+        raise IntegrityError(
+            f"{entry.key} is no compacted ledger. It was not used. Restore it from a backup."
+        ) from error
 
 
 class Shards:

@@ -85,7 +85,9 @@ def read_table(store: ObjectStore, entry: FileEntry) -> pa.Table:
     try:
         file = pq.ParquetFile(pa.BufferReader(read_verified(store, entry)))
         schema = file.schema_arrow
-        is_known = all(name in ROW_SCHEMA.names and schema.field(name).equals(ROW_SCHEMA.field(name)) for name in schema.names)
+        is_known = all(
+            name in ROW_SCHEMA.names and schema.field(name).equals(ROW_SCHEMA.field(name)) for name in schema.names
+        )
         if not is_known or "request_id" not in schema.names:
             raise IntegrityError(f"{entry.key} has columns that the ledger does not know. It was not used.")
         return file.read()
