@@ -42,9 +42,10 @@ class Link:
 
 @dataclass(frozen=True)
 class ChainEntry:
-    """One verified entry: its number and digest, and what its owner put in."""
+    """One verified entry: its number and digest, the digest of the entry before, and what its owner put in."""
 
     link: Link
+    prev_hash: str
     fields: dict[str, Any]
 
 
@@ -140,7 +141,7 @@ def append(
     digest = hashlib.sha256(canonical_json(entry, where=chain)).hexdigest()
     link = Link(before.seq + 1, digest)
     store.put_if_absent(chain_mark_key(chain, link.seq, digest, label), digest.encode())
-    return ChainEntry(link, dict(fields))
+    return ChainEntry(link, before.sha256, dict(fields))
 
 
 def _checked(chain: str, seq: int, body: bytes, *, before: Link | None, mark: Mark | None) -> ChainEntry:
@@ -168,4 +169,4 @@ def _checked(chain: str, seq: int, body: bytes, *, before: Link | None, mark: Ma
         )
     if version != SCHEMA_VERSION:
         raise IntegrityError(f"{key} has schema version {version}, expected {SCHEMA_VERSION}. {_RESTORE}")
-    return ChainEntry(Link(seq, digest), entry)
+    return ChainEntry(Link(seq, digest), str(prev_hash), entry)

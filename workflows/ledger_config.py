@@ -39,7 +39,7 @@ class LedgerConfig(Settings):
     Attributes:
         default_regulation: Of requests that name none.
         regulations: By name, beside gdpr and ccpa, or in their place. Names are lower case.
-        count_as_verified: Whether a request that says nothing about it counts as coming from who it claims to come from.
+        count_as_verified: Whether the requester counts as verified where the file does not say.
         received_time: ``required`` refuses requests without one; ``submission`` takes the time of submission for it.
         request_id_format: ``uuid`` refuses request ids that are no UUID.
         sweep_every_days: How old the newest `tru delete sweep` may be before `tru delete due` says so.

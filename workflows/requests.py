@@ -44,6 +44,8 @@ class DeletionRequest:
         user_id, item_id: Outside ids; "" where the kind has none.
         received_time: When it was received: UTC, ISO 8601; None if the file does not say.
         line: Where it stands in the file. No part of the request.
+        is_verified: Whether the submitter knows the requester to be who they claim to be; None if the file does not
+            say. No part of the request either: it may be said later.
     """
 
     request_id: str
@@ -53,6 +55,7 @@ class DeletionRequest:
     received_time: str | None
     regulation: str | None
     line: int = field(compare=False)
+    is_verified: bool | None = field(default=None, compare=False)
 
 
 def slow_digest(body: bytes, *, salt: bytes) -> str:

@@ -170,9 +170,14 @@ def ledger_body_key(model: str, attempt_id: str) -> str:
     return f"{ledger_chain(model)}/bodies/{_part(attempt_id)}.parquet"
 
 
+def ledger_snapshots_prefix(model: str) -> str:
+    """The folder of all compacted snapshots of a ledger."""
+    return f"{ledger_chain(model)}/snapshots"
+
+
 def ledger_snapshot_prefix(model: str, attempt_id: str) -> str:
     """The folder of one compacted snapshot of a ledger."""
-    return f"{ledger_chain(model)}/snapshots/{_part(attempt_id)}"
+    return f"{ledger_snapshots_prefix(model)}/{_part(attempt_id)}"
 
 
 def ledger_snapshot_shard_key(model: str, attempt_id: str, shard: int) -> str:

@@ -1,6 +1,7 @@
 """The ledger of deletion requests: states, deadlines, holds; an append-only log that shows tampering."""
 
-from workflows.ledger.ledger import Ledger, open_ledger, verify_ledger
+from workflows.ledger.ledger import Ledger, open_ledger
+from workflows.ledger.reading import verify_ledger
 from workflows.ledger.records import HistoryLine, Hold, LedgerHead, LedgerRequest, SubmitReport
 from workflows.ledger.states import DUE_STATES, STATES, TRANSITIONS, State, check_transition
 

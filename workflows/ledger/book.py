@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from tru_core.errors import IntegrityError
 from workflows.chain import Link
 from workflows.ledger.compaction import Compacted, Shards
-from workflows.ledger.entries import Change, EntryKind, LedgerEntry, changes_of
+from workflows.ledger.entries import Change, EntryKind, LedgerEntry
 from workflows.ledger.records import Hold, LedgerRequest
 from workflows.ledger.rows import DIGEST_COLUMNS, ROW_SCHEMA, table_of
 from workflows.ledger.states import TRANSITIONS, State
@@ -77,19 +77,30 @@ class Book:
         table = self.table(("duplicate",))
         return table.filter(pc.is_in(table.column("duplicate_of"), value_set=pa.array(request_ids, type=pa.string())))
 
+    def covered_by(self, hold: Hold, states: Collection[State]) -> pa.Table:
+        """The requests in some states that a hold covers."""
+        table = self.table(states)
+        if hold.level == "dataset":
+            return table
+        digest = pa.scalar(bytes.fromhex(hold.digest), type=ROW_SCHEMA.field("subject_digest").type)
+        is_named = [pc.equal(table.column(name), digest).combine_chunks().fill_null(False) for name in DIGEST_COLUMNS]
+        return table.filter(pc.or_(pc.or_(is_named[0], is_named[1]), is_named[2]))
+
     def holds_on(self, request: LedgerRequest) -> list[Hold]:
         """The holds that cover a request."""
         return [hold for hold in self.holds.values() if hold.covers(request)]
 
     # --- changing ---
 
-    def apply(self, link: Link, entry: LedgerEntry) -> None:
+    def apply(self, link: Link, entry: LedgerEntry, changes: Sequence[Change]) -> None:
         """Take an entry in.
+
+        Args:
+            changes: All of the entry, each with the fields that all get.
 
         Raises:
             IntegrityError: It makes a transition that no rule allows, or changes a request that is not there.
         """
-        changes = changes_of(entry, self.store)
         if changes:
             self._apply_changes(changes, entry, link.seq)
         if entry.hold is not None:

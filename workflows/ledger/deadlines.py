@@ -65,8 +65,8 @@ def extended_deadline(
     latest = deadline_of(received, regulation, is_extended=True)
     if latest <= deadline:
         raise PolicyError(
-            f"{where}: the deadline {utc_text(deadline)} is the latest that the regulation allows. Nothing was written. "
-            "Carry it out: `tru delete run`."
+            f"{where}: the deadline {utc_text(deadline)} is the latest that the regulation allows. Nothing was "
+            "written. Carry it out: `tru delete run`."
         )
     wanted = latest if until is None else until
     text = utc_text(wanted)

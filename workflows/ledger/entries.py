@@ -97,10 +97,15 @@ def with_changes(
     return entry.model_copy(update={"body": body, "common": dict(common)})
 
 
+def with_common(changes: Sequence[Change], common: Mapping[str, Any]) -> list[Change]:
+    """The changes with the fields that all get. What a change does not say is None in a body's table."""
+    return [{**common, **{name: value for name, value in change.items() if value is not None}} for change in changes]
+
+
 def changes_of(entry: LedgerEntry, store: ObjectStore) -> list[Change]:
     """All changes of an entry, each with the fields that all get. IntegrityError if the body is damaged."""
     changes = entry.changes if entry.body is None else rows_of(read_table(store, entry.body))
-    full = [entry.common | {name: value for name, value in change.items() if value is not None} for change in changes]
+    full = with_common(changes, entry.common)
     known = set(ROW_SCHEMA.names)
     if not all(known >= change.keys() and isinstance(change.get("request_id"), str) for change in full):
         raise IntegrityError("an entry of the ledger changes fields that no request has. It was not used.")

@@ -4,10 +4,20 @@ What was asked for by outside ids lies in payloads beside the log and is deleted
 holds request ids, keyed digests and states only.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from tru_core.errors import ConfigError, ConflictError
 from tru_core.keys import IdentityKey
+from workflows.ledger import decisions, payloads, queries, submission, writing
+from workflows.ledger.book import Book
+from workflows.ledger.deadlines import utc_text
+from workflows.ledger.decisions import Decision
+from workflows.ledger.entries import Consent, HoldRecord, SweepRecord
+from workflows.ledger.reading import read_book, read_history
 from workflows.ledger.records import HistoryLine, Hold, HoldLevel, LedgerHead, LedgerRequest, SubmitReport
 from workflows.ledger.states import State
 from workflows.ledger_config import LedgerConfig
@@ -15,35 +25,46 @@ from workflows.requests import DeletionRequest
 from workflows.storage import ObjectStore
 
 
+def present() -> datetime:
+    """The time now, in UTC."""
+    return datetime.now(UTC)
+
+
 class Ledger:
     """The requests of one model. Every method that writes first reads what others wrote since.
 
     Methods raise IntegrityError when the log was tampered with, ConfigError when a newer program wrote it or another
-    identity key made its digests, and the errors of ObjectStore.
+    identity key made its digests, and the errors of ObjectStore. A ledger is for one thread.
     """
+
+    def __init__(self, writer: writing.Writer, book: Book, key: IdentityKey, config: LedgerConfig) -> None:
+        self._writer = writer
+        self._book = book
+        self._key = key
+        self._config = config
 
     # --- reading ---
 
     @property
     def head(self) -> LedgerHead:
-        """The newest entry that was read; ``LedgerHead(0, "")`` of an empty ledger."""
-        raise NotImplementedError
+        """The newest entry that was read; number 0 of an empty ledger."""
+        return LedgerHead(self._book.link.seq, self._book.link.sha256)
 
     def refresh(self) -> None:
         """Read what others wrote since."""
-        raise NotImplementedError
+        writing.refresh(self._writer, self._book)
 
     def find(self, request_id: str) -> LedgerRequest:
         """One request. MissingObjectError if the ledger has none of this id."""
-        raise NotImplementedError
+        return decisions.require(self._book, [request_id])[0]
 
     def find_many(self, request_ids: Iterable[str]) -> dict[str, LedgerRequest]:
         """Those of the requests that the ledger has, by id."""
-        raise NotImplementedError
+        return self._book.find(request_ids)
 
-    def requests(self, states: Sequence[State] | None = None) -> list[LedgerRequest]:
-        """All requests, or those in some states, sorted by deadline, then request id."""
-        raise NotImplementedError
+    def requests(self, states: Sequence[State] | None = None, *, limit: int | None = None) -> list[LedgerRequest]:
+        """All requests, or those in some states, nearest deadline first, then by request id; at most ``limit``."""
+        return queries.nearest(self._book, states, limit=limit)
 
     def due(self, now: datetime, *, limit: int | None = None) -> list[LedgerRequest]:
         """What a batch may take: queued or failed_retryable, nearest deadline first, none that is held.
@@ -54,28 +75,50 @@ class Ledger:
             now: With a time zone. Requests received later than this are left out.
             limit: At most so many.
         """
-        raise NotImplementedError
+        return queries.due_requests(self._book, now, limit=limit)
 
     def counts(self) -> dict[State, int]:
         """How many requests are in which state; states without any are left out."""
-        raise NotImplementedError
+        return dict(+self._book.counts)
+
+    def summary(self, now: datetime) -> dict[str, Any]:
+        """How things stand, in numbers and times: by state, oldest age, nearest deadline, alerts, holds, sweep."""
+        return queries.summary(self._book, now, sweep_every_days=self._config.sweep_every_days)
 
     def holds(self) -> list[Hold]:
         """The holds that are in force."""
-        raise NotImplementedError
+        return sorted(self._book.holds.values(), key=lambda hold: hold.hold_id)
 
     def held(self, request_ids: Iterable[str]) -> set[str]:
         """Those of the requests that a hold covers now. Reads the log anew: call it right before a commit."""
-        raise NotImplementedError
+        self.refresh()
+        if not self._book.holds:
+            return set()
+        found = self._book.find(request_ids)
+        return {request_id for request_id, request in found.items() if self._book.holds_on(request)}
+
+    def has_taken(self, file_digest: str) -> bool:
+        """Whether a submission took the file of this keyed digest whole."""
+        return file_digest in self._book.taken
+
+    def consented_at(self, subject_digest: str) -> str | None:
+        """When a subject last consented anew; None if never."""
+        return self._book.consents.get(subject_digest)
 
     def history(self, request_id: str) -> list[HistoryLine]:
         """Everything that happened to a request. Reads the whole log, verifies it, and takes as long."""
-        raise NotImplementedError
+        return read_history(self._writer.store, self._writer.model, request_id)
 
     # --- writing ---
 
     def submit(
-        self, requests: Sequence[DeletionRequest], *, source: str, now: datetime | None = None, file_digest: str = ""
+        self,
+        requests: Sequence[DeletionRequest],
+        *,
+        source: str,
+        now: datetime | None = None,
+        file_digest: str = "",
+        is_repeat: bool = False,
     ) -> SubmitReport:
         """Take requests in. One that is there already changes nothing.
 
@@ -86,12 +129,58 @@ class Ledger:
             source: What to call the file in messages and in the log; it must name nobody.
             now: The time of submission; the present by default.
             file_digest: Keyed digest of the file, so that it is not taken twice (:meth:`has_taken`).
+            is_repeat: Queue also subjects that were forgotten before, because they are back in the data.
 
         Raises:
             ConflictError: A request id is there with another body. Nothing is taken of the whole submission.
             ConfigError: A regulation is not known, or policy asks for a time or a UUID that is not there.
         """
-        raise NotImplementedError
+        now = now or self._writer.clock()
+        submission.check_policy(requests, self._config, now, source)
+        digests = submission.subject_digests(requests, self._key)
+        name = submission.new_submission_id(now)
+        payload_of: dict[str, str] = {}
+        fresh: list[DeletionRequest] = []
+
+        def decide() -> Decision | None:
+            nonlocal fresh
+            fresh = submission.split_known(
+                requests, self._book, digests, source=source, default_regulation=self._config.default_regulation
+            )
+            details = {"source": source, "file_digest": file_digest}
+            if not fresh:
+                is_noted = not file_digest or self.has_taken(file_digest)
+                return None if is_noted else Decision(details=details)
+            rows = submission.describe(fresh, digests, key=self._key, config=self._config, now=now)
+            if not payload_of:
+                payload_of.update(payloads.write_payloads(self._writer.store, self._writer.model, name, fresh))
+            default = self._config.count_as_verified
+            is_verified = {r.request_id: default if r.is_verified is None else r.is_verified for r in fresh}
+            changes = submission.first_changes(rows, self._book, is_verified, payload_of, is_repeat=is_repeat)
+            return Decision(changes, details=details)
+
+        try:
+            decision = writing.write(self._writer, self._book, "submit", decide)
+        except ConflictError:
+            self._drop_unused(payload_of, set())
+            raise
+        self._drop_unused(payload_of, {request.request_id for request in fresh} if decision else set())
+        states = Counter(change["state"] for change in decision.changes) if decision else Counter()
+        return SubmitReport(
+            source=source,
+            states=dict(states),
+            num_known=len({request.request_id for request in requests}) - sum(states.values()),
+            num_times_assumed=sum(request.received_time is None for request in fresh),
+            num_look_alikes=submission.count_look_alikes(fresh),
+        )
+
+    def _drop_unused(self, payload_of: Mapping[str, str], submitted: set[str]) -> None:
+        """Delete the payloads of requests that somebody else submitted while this call tried."""
+        unused = set(payload_of) - submitted
+        if unused == set(payload_of):
+            payloads.delete_payloads(self._writer.store, self._writer.model, payload_of.values())
+        elif unused:
+            payloads.drop_ids(self._writer.store, self._writer.model, {name: payload_of[name] for name in unused})
 
     def advance(
         self,
@@ -105,28 +194,38 @@ class Ledger:
         """Bring requests into a state, all by one log entry. Those that are there with the same batch are left.
 
         When a request ends without having been carried out (denied, cancelled, failed_terminal), the first of those
-        that repeat it takes its place in the queue, in the same entry.
+        that repeat it takes its place in the queue, in the same entry. ``held`` is for what a hold covers; what none
+        covers any more is queued instead.
 
         Args:
             batch_id: The batch that does it; "" keeps the batch that a request has.
             outcome: By request id, what came of it.
 
         Returns:
-            How many changed.
+            How many changed, with those that took a place.
 
         Raises:
             ConflictError: A transition is illegal. Nothing is written.
             MissingObjectError: The ledger has no request of one of the ids. Nothing is written.
         """
-        raise NotImplementedError
+        ids = list(request_ids)
+        return self._write(
+            "advance",
+            lambda: decisions.decide_advance(
+                self._book, ids, to, batch_id=batch_id, reason=reason, outcome=outcome or {}
+            ),
+        )
 
     def verify(self, request_ids: Iterable[str]) -> dict[State, int]:
         """Say that the requesters are who they claim to be; received requests go on. Returns the states they got."""
-        raise NotImplementedError
+        ids = list(request_ids)
+        decision = writing.write(self._writer, self._book, "verify", lambda: decisions.decide_verify(self._book, ids))
+        return dict(Counter(change["state"] for change in decision.changes)) if decision else {}
 
     def cancel(self, request_ids: Iterable[str], *, reason: str) -> int:
         """Take requests back. ConflictError for one that a batch has taken or that is done."""
-        raise NotImplementedError
+        ids = list(request_ids)
+        return self._write("cancel", lambda: decisions.decide_cancel(self._book, ids, reason=reason))
 
     def extend(self, request_ids: Iterable[str], *, reason: str, until: datetime | None = None) -> int:
         """Move deadlines, by default by all that the regulation allows.
@@ -135,19 +234,71 @@ class Ledger:
             ConfigError: There is no reason, or ``until`` is not later than the present deadline.
             PolicyError: The regulation does not allow it.
         """
-        raise NotImplementedError
+        ids = list(request_ids)
+        return self._write(
+            "extend", lambda: decisions.decide_extend(self._book, ids, self._config, reason=reason, until=until)
+        )
 
     def hold(self, level: HoldLevel, digest: str = "", *, reason: str, hold_id: str = "") -> Hold:
-        """Place a hold; requests that it covers and no batch has taken become ``held``. The same id again is fine."""
-        raise NotImplementedError
+        """Place a hold; requests that it covers and no batch has taken become ``held``. The same id again is fine.
+
+        Raises:
+            ConfigError: There is no reason, or no digest where the level needs one.
+            ConflictError: Another hold has this id.
+        """
+        if not reason.strip() or (level == "dataset") != (not digest):
+            raise ConfigError(
+                "a hold needs a reason, and names a user, an item or an interaction unless it is of the whole data "
+                "set. Nothing was written."
+            )
+        hold_id = hold_id or f"hold-{secrets.token_hex(4)}"
+        hold = HoldRecord(hold_id=hold_id, level=level, digest=digest, reason=reason)
+        self._write("hold", lambda: decisions.decide_hold(self._book, hold))
+        return self._book.holds[hold_id]
 
     def release(self, hold_id: str, *, reason: str) -> int:
-        """Release a hold; requests that no other hold covers are queued again. Returns how many."""
-        raise NotImplementedError
+        """Release a hold; requests that no other hold covers are queued again. Returns how many requests changed.
+
+        Raises:
+            MissingObjectError: No such hold is in force.
+        """
+        return self._write("release", lambda: decisions.decide_release(self._book, hold_id, reason=reason))
 
     def reconsent(self, requests: Sequence[DeletionRequest], *, source: str) -> int:
-        """Note that subjects consented anew. Deletions that were asked for before are carried out all the same."""
-        raise NotImplementedError
+        """Note that subjects consented anew. Deletions that were asked for before are carried out all the same.
+
+        Returns:
+            How many were not known yet.
+        """
+        now = utc_text(self._writer.clock())
+        digests = submission.subject_digests(requests, self._key)
+        consents = [
+            Consent(request_id=r.request_id, digest=digests[r.request_id], received_time=r.received_time or now)
+            for r in requests
+        ]
+
+        def decide() -> Decision | None:
+            fresh = [
+                consent for consent in consents if self._book.consents.get(consent.digest, "") < consent.received_time
+            ]
+            return Decision(details={"consents": fresh, "source": source}) if fresh else None
+
+        decision = writing.write(self._writer, self._book, "reconsent", decide)
+        return len(decision.details["consents"]) if decision else 0
+
+    def note_sweep(self, dataset: str, snapshot_id: str, *, num_hits: int) -> None:
+        """Note that the data set was swept for what was deleted, and how much was found."""
+        record = SweepRecord(dataset=dataset, snapshot_id=snapshot_id, num_hits=num_hits)
+        self._write("sweep", lambda: Decision(details={"sweep": record}))
+
+    def compact(self) -> None:
+        """Write a compacted snapshot now. Large changes do so by themselves."""
+        writing.refresh(self._writer, self._book)
+        writing.compact(self._writer, self._book)
+
+    def _write(self, kind: writing.EntryKind, decide: Callable[[], Decision | None]) -> int:
+        decision = writing.write(self._writer, self._book, kind, decide)
+        return len(decision.changes) if decision else 0
 
     # --- outside ids ---
 
@@ -158,23 +309,40 @@ class Ledger:
             MissingObjectError: A payload was dropped.
             IntegrityError: A payload differs from what the log's digests say.
         """
-        raise NotImplementedError
+        found = decisions.require(self._book, request_ids)
+        return payloads.read_payloads(self._writer.store, self._writer.model, found, self._key)
 
     def drop_payloads(self, request_ids: Iterable[str]) -> int:
         """Delete the outside ids of requests. Doing it again is fine. Returns how many were dropped."""
-        raise NotImplementedError
+        found = decisions.require(self._book, request_ids)
+        by_id = {request.request_id: request.payload for request in found}
+        return payloads.drop_ids(self._writer.store, self._writer.model, by_id)
+
+    def drop_orphans(self, *, older_than: timedelta = timedelta(days=1)) -> int:
+        """Delete payloads that a crash left behind before any entry named them. Returns how many there were."""
+        self.refresh()
+        known = set(self._book.table().column("payload").unique().to_pylist())
+        before = submission.new_submission_id(self._writer.clock() - older_than)
+        return payloads.delete_unknown(self._writer.store, self._writer.model, known=known, before=before)
 
 
-def open_ledger(store: ObjectStore, model: str, key: IdentityKey, *, config: LedgerConfig | None = None) -> Ledger:
+def open_ledger(
+    store: ObjectStore,
+    model: str,
+    key: IdentityKey,
+    *,
+    config: LedgerConfig | None = None,
+    clock: Callable[[], datetime] = present,
+) -> Ledger:
     """Read a model's ledger from its newest compacted snapshot and the entries since, and verify their chain.
+
+    Args:
+        clock: What says the time of entries.
 
     Raises:
         IntegrityError: An entry was altered, removed, reordered or spliced in.
         ConfigError: A newer program wrote it, or its digests were made with another identity key.
     """
-    raise NotImplementedError
-
-
-def verify_ledger(store: ObjectStore, model: str) -> LedgerHead:
-    """Read every entry, body and compacted snapshot, and replay them. Raises IntegrityError naming what is wrong."""
-    raise NotImplementedError
+    book = read_book(store, model, key_id=key.key_id)
+    writer = writing.Writer(store=store, model=model, key_id=key.key_id, clock=clock)
+    return Ledger(writer, book, key, config or LedgerConfig())

@@ -6,14 +6,14 @@ payload's bytes is kept anywhere: ids could be guessed from it. Its rows are com
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tru_core.errors import IntegrityError, MissingObjectError
 from tru_core.keys import IdentityKey
 from workflows.ledger.records import LedgerRequest
 from workflows.requests import DeletionRequest
 from workflows.storage import ObjectStore, canonical_json
-from workflows.storage_keys import ledger_payload_key, ledger_payload_prefix
+from workflows.storage_keys import ledger_payload_key, ledger_payload_prefix, ledger_payloads_prefix
 
 REQUESTS_PER_PAYLOAD = 2048
 _ATTEMPTS = 5
@@ -72,12 +72,28 @@ def read_payloads(
     return [found[request.request_id] for request in requests]
 
 
-def drop_from_payloads(store: ObjectStore, model: str, requests: Sequence[LedgerRequest]) -> int:
-    """Take requests out of their payloads; delete a payload that holds no other. Returns how many were taken out."""
+def drop_ids(store: ObjectStore, model: str, payload_of: Mapping[str, str]) -> int:
+    """Take requests out of their payloads; delete a payload that holds no other.
+
+    Args:
+        payload_of: By request id.
+
+    Returns:
+        How many were taken out.
+    """
     by_payload: dict[str, set[str]] = {}
-    for request in requests:
-        by_payload.setdefault(request.payload, set()).add(request.request_id)
+    for request_id, name in payload_of.items():
+        by_payload.setdefault(name, set()).add(request_id)
     return sum(_drop(store, model, name, request_ids) for name, request_ids in sorted(by_payload.items()))
+
+
+def delete_unknown(store: ObjectStore, model: str, *, known: Collection[str], before: str) -> int:
+    """Delete payloads that nothing names, of submissions that began earlier than the submission id ``before``."""
+    prefix = ledger_payloads_prefix(model)
+    names = {info.key[len(prefix) + 1 :].partition("/")[0] for info in store.list(prefix)}
+    orphans = {name for name in names - set(known) if name[:16] < before[:16]}
+    delete_payloads(store, model, orphans)
+    return len(orphans)
 
 
 def _drop(store: ObjectStore, model: str, name: str, request_ids: set[str]) -> int:

@@ -20,6 +20,7 @@ from workflows.requests import DeletionRequest
 
 _SHOWN = 5
 _GRACE = timedelta(days=1)  # clocks differ
+_SET_BY_ENTRY = frozenset({"submitted_at", "state_since", "batch_id", "outcome", "num_attempts"})
 _TAKING = tuple(state for state in OPEN_STATES if state != "received")  # who is not verified stands in nobody's way
 
 
@@ -56,7 +57,7 @@ def check_policy(requests: Sequence[DeletionRequest], config: LedgerConfig, now:
 
 def split_known(
     requests: Sequence[DeletionRequest],
-    known: Mapping[str, LedgerRequest],
+    book: Book,
     digests: Mapping[str, str],
     *,
     source: str,
@@ -67,14 +68,15 @@ def split_known(
     Raises:
         ConflictError: A request id is known, or stands there twice, with another body.
     """
+    known = book.find({request.request_id for request in requests})
     fresh: dict[str, DeletionRequest] = {}
     lines = []
     for request in requests:
-        earlier, twin = known.get(request.request_id), fresh.get(request.request_id)
+        earlier = known.get(request.request_id)
         if earlier is not None:
             is_same = _same_body(request, digests[request.request_id], earlier, default_regulation)
         else:
-            is_same = fresh.setdefault(request.request_id, request) == request if twin is None else twin == request
+            is_same = fresh.setdefault(request.request_id, request) == request
         if not is_same:
             lines.append(str(request.line))
     if lines:
@@ -100,14 +102,41 @@ def _same_body(request: DeletionRequest, digest: str, earlier: LedgerRequest, de
 
 
 def describe(
-    request: DeletionRequest, digest: str, *, key: IdentityKey, config: LedgerConfig, now: datetime
+    requests: Sequence[DeletionRequest],
+    digests: Mapping[str, str],
+    *,
+    key: IdentityKey,
+    config: LedgerConfig,
+    now: datetime,
+) -> list[LedgerRequest]:
+    """New requests as the ledger keeps them: received, without payloads yet."""
+    regulations = config.table
+    times: dict[tuple[str, str], tuple[str, str]] = {}
+    rows = []
+    for request in requests:
+        received = request.received_time or utc_text(now)
+        name = (request.regulation or config.default_regulation).lower()
+        if (received, name) not in times:
+            start = datetime.fromisoformat(received)
+            answer_by = acknowledge_by(start, regulations[name])
+            deadline = utc_text(deadline_of(start, regulations[name]))
+            times[received, name] = deadline, "" if answer_by is None else utc_text(answer_by)
+        digest = digests[request.request_id]
+        rows.append(_row(request, digest, key, times[received, name], received=received, regulation=name, now=now))
+    return rows
+
+
+def _row(
+    request: DeletionRequest,
+    digest: str,
+    key: IdentityKey,
+    times: tuple[str, str],
+    *,
+    received: str,
+    regulation: str,
+    now: datetime,
 ) -> LedgerRequest:
-    """A new request as the ledger keeps it: received, without a payload yet."""
     is_pair = request.kind == "interaction"
-    received = request.received_time or utc_text(now)
-    name = (request.regulation or config.default_regulation).lower()
-    start, regulation = datetime.fromisoformat(received), config.table[name]
-    answer_by = acknowledge_by(start, regulation)
     return LedgerRequest(
         request_id=request.request_id,
         kind=request.kind,
@@ -119,9 +148,9 @@ def describe(
         submitted_at=utc_text(now),
         received_time=received,
         is_time_stated=request.received_time is not None,
-        regulation=name,
-        deadline=utc_text(deadline_of(start, regulation)),
-        acknowledge_by="" if answer_by is None else utc_text(answer_by),
+        regulation=regulation,
+        deadline=times[0],
+        acknowledge_by=times[1],
         batch_id="",
         outcome="",
         reason="",
@@ -129,6 +158,29 @@ def describe(
         num_attempts=0,
         payload="",
     )
+
+
+def first_changes(
+    rows: Sequence[LedgerRequest],
+    book: Book,
+    is_verified: Mapping[str, bool],
+    payload_of: Mapping[str, str],
+    *,
+    is_repeat: bool,
+) -> list[Change]:
+    """What an entry says of new requests: all their fields, in the state that each starts in."""
+    verified = sorted((row for row in rows if is_verified[row.request_id]), key=_by_receipt)
+    placed = {change["request_id"]: change for change in place(verified, book, is_repeat=is_repeat)}
+    changes = []
+    for row in rows:
+        own = {name: value for name, value in vars(row).items() if name not in _SET_BY_ENTRY}
+        start = placed.get(row.request_id, {"state": "received", "reason": "the requester is not verified"})
+        changes.append(own | start | {"payload": payload_of[row.request_id]})
+    return changes
+
+
+def _by_receipt(request: LedgerRequest) -> tuple[datetime, str]:
+    return datetime.fromisoformat(request.received_time), request.request_id
 
 
 def place(requests: Sequence[LedgerRequest], book: Book, *, is_repeat: bool = False) -> list[Change]:

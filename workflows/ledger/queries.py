@@ -1,0 +1,109 @@
+"""Questions about many requests: what is due, what is nearest, how things stand."""
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from workflows.ledger.book import Book
+from workflows.ledger.deadlines import utc_text
+from workflows.ledger.records import LedgerRequest
+from workflows.ledger.rows import requests_of
+from workflows.ledger.states import DUE_STATES, OPEN_STATES, State
+
+ALERT_SHARES = (1.0, 0.8, 0.5)  # of the time that a regulation gives
+
+
+def nearest(book: Book, states: Collection[State] | None, *, limit: int | None) -> list[LedgerRequest]:
+    """Requests in some states, nearest deadline first, then by request id."""
+    return requests_of(_by_deadline(book.table(states), limit))
+
+
+def due_requests(book: Book, now: datetime, *, limit: int | None) -> list[LedgerRequest]:
+    """What a batch may take, nearest deadline first, where the deadlines of duplicates count for what they repeat."""
+    table = book.table(DUE_STATES)
+    table = table.filter(pc.less_equal(table.column("received_time"), utc_text(now)))
+    requests_before: dict[str, str] = {}
+    if book.counts["duplicate"]:
+        repeats = book.table(("duplicate",))
+        pairs = zip(repeats.column("duplicate_of").to_pylist(), repeats.column("deadline").to_pylist(), strict=True)
+        for request_id, deadline in pairs:
+            requests_before[request_id] = min(deadline, requests_before.get(request_id, deadline))
+    if requests_before:
+        own = zip(table.column("request_id").to_pylist(), table.column("deadline").to_pylist(), strict=True)
+        acted_by = pa.array([min(deadline, requests_before.get(name, deadline)) for name, deadline in own], pa.string())
+    else:
+        acted_by = table.column("deadline")
+    order = pc.sort_indices(
+        pa.table({"by": acted_by, "id": table.column("request_id")}),
+        sort_keys=[("by", "ascending"), ("id", "ascending")],
+    )
+    chosen = table.take(order if limit is None else order.slice(0, limit))
+    return [request for request in requests_of(chosen) if not book.holds_on(request)]
+
+
+def _by_deadline(table: pa.Table, limit: int | None) -> pa.Table:
+    keys = [("deadline", "ascending"), ("request_id", "ascending")]
+    if limit is not None and limit < table.num_rows:
+        return table.take(pc.select_k_unstable(table, k=limit, sort_keys=keys)) if limit else table.slice(0, 0)
+    return table.take(pc.sort_indices(table, sort_keys=keys))
+
+
+def summary(book: Book, now: datetime, *, sweep_every_days: int) -> dict[str, Any]:
+    """How things stand, in numbers and times; no ids.
+
+    ``by_state`` counts requests, ``oldest_age_days`` is of the oldest open one, ``days_to_deadline`` of the nearest
+    open one (negative when overdue), ``alerts`` counts open ones by the share of their time that has gone by.
+    """
+    table = book.table(OPEN_STATES)
+    oldest, nearest_deadline = (pc.min(table.column(name)).as_py() for name in ("received_time", "deadline"))
+    return {
+        "by_state": {state: number for state, number in sorted(book.counts.items()) if number},
+        "num_open": table.num_rows,
+        "oldest_age_days": None if oldest is None else _days(now - datetime.fromisoformat(oldest)),
+        "nearest_deadline": nearest_deadline,
+        "days_to_deadline": None if nearest_deadline is None else _days(datetime.fromisoformat(nearest_deadline) - now),
+        "alerts": count_alerts(table, now),
+        "num_holds": len(book.holds),
+        "sweep": sweep_state(book.swept_at, now, sweep_every_days),
+        "num_entries": book.link.seq,
+    }
+
+
+def count_alerts(table: pa.Table, now: datetime) -> dict[str, int]:
+    """How many requests have used at least 50, 80 or 100 % of their time, each counted once, at the highest."""
+    times = [
+        pc.cast(pc.utf8_slice_codeunits(table.column(name), 0, 19), pa.timestamp("s")).cast(pa.int64())
+        for name in ("received_time", "deadline")
+    ]
+    length = pc.subtract(times[1], times[0])
+    elapsed = pc.divide(pc.cast(pc.subtract(int(now.timestamp()), times[0]), pa.float64()), length.cast(pa.float64()))
+    at_least = [pc.sum(pc.greater_equal(elapsed, share)).as_py() or 0 for share in ALERT_SHARES]
+    return {
+        "overdue": at_least[0],
+        "used_80_percent": at_least[1] - at_least[0],
+        "used_50_percent": at_least[2] - at_least[1],
+    }
+
+
+def alert_of(request: LedgerRequest, now: datetime) -> str:
+    """``overdue``, ``used_80_percent``, ``used_50_percent`` or "" for a request that has time."""
+    share = request.share_elapsed(now)
+    names = ("overdue", "used_80_percent", "used_50_percent")
+    return next((name for name, least in zip(names, ALERT_SHARES, strict=True) if share >= least), "")
+
+
+def sweep_state(swept_at: str, now: datetime, every_days: int) -> dict[str, Any]:
+    """When the data set was last swept for what was deleted, and whether that is too long ago."""
+    age = None if not swept_at else now - datetime.fromisoformat(swept_at)
+    return {
+        "last": swept_at or None,
+        "age_days": None if age is None else _days(age),
+        "is_late": age is None or age > timedelta(days=every_days),
+    }
+
+
+def _days(time: timedelta) -> float:
+    return round(time / timedelta(days=1), 2)
