@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tru_core.errors import ConfigError, TruError
+from workflows import cli_receipts
 from workflows.tables import print_comparison, print_figures, print_sweep
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument("--storage", required=True, help="folder or s3://bucket/prefix")
     result.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
     result.add_argument("--wait", type=_seconds, default=0.0, metavar="SECONDS", help="wait for a first outcome")
+    cli_receipts.add_commands(commands, add)
     demo = add(commands, "demo", "A small world goes the whole way, with a table at the end.", _demo)
     demo.add_argument("--folder", default="store/demo", help="where the demo keeps its world and its models")
     return parser

@@ -18,6 +18,7 @@ from tru_core.fit import FitSettings
 from tru_core.settings import Settings
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.grid_config import BackboneConfig, CompareConfig, ForgetConfig
+from workflows.keys import KeysConfig
 from workflows.parsing import load_settings, parse
 from workflows.storage import StorageConfig, check_name
 
@@ -109,6 +110,7 @@ class JobConfig(Settings):
     scaling: ScalingConfig = Field(default_factory=ScalingConfig)
     sweep: SweepConfig = Field(default_factory=SweepConfig)
     delete: DeleteConfig = Field(default_factory=DeleteConfig)
+    keys: KeysConfig = Field(default_factory=KeysConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
 
     @model_validator(mode="after")

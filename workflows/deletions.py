@@ -90,7 +90,7 @@ def run_batch(job: JobConfig, requests: Path, *, show_progress: bool = True) -> 
         AuditError: The workers found another number of interactions than the planner.
     """
     store, body = open_store(job.storage), read_request_file(requests)
-    settings = job.model_dump(mode="json", exclude={"storage", "scaling", "sweep", "forget"})
+    settings = job.model_dump(mode="json", exclude={"storage", "scaling", "sweep", "forget", "keys"})
     run_id = runs.run_name("delete", settings, slow_digest(body, salt=job.model.encode()))
     return recorded(store, run_id, "delete run", lambda: _run(store, job, requests.name, body, show_progress))
 

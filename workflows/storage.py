@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tru_core.errors import ConfigError, ConflictError, IntegrityError, NumericsError
+from tru_core.canonical import canonical_json
+from tru_core.errors import ConfigError, ConflictError, IntegrityError
 from workflows.storage_config import StorageConfig, folder_of_url, is_s3
 from workflows.storage_keys import (
     ObjectInfo,
@@ -273,15 +274,6 @@ def write_json(store: ObjectStore, key: str, value: Any) -> FileEntry:
 def read_json(store: ObjectStore, key: str) -> Any:
     """Read a JSON object that has no digest. IntegrityError if it is not JSON."""
     return _parse_json(store.read(key), where=key)
-
-
-def canonical_json(value: Any, *, where: str) -> bytes:
-    """The one encoding of a JSON value: sorted keys, no spaces, UTF-8. ``where`` is named in errors."""
-    try:
-        text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    except ValueError as error:
-        raise NumericsError(f"{where} was to hold a number that JSON cannot: {error}. Nothing was written.") from error
-    return text.encode()
 
 
 def _parse_json(body: bytes, *, where: str) -> Any:
