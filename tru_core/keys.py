@@ -42,6 +42,11 @@ class IdentityKey:
         message = canonical_json([TENANT, kind, list(ids)], where="an identity")
         return hmac.digest(self.secret, message, "sha256").hex()
 
+    def nonce(self, batch_id: str, request_id: str) -> bytes:
+        """The secret salt of a request's leaf in a receipt, 32 bytes: the same again when a batch is finished anew."""
+        message = canonical_json([TENANT, "receipt nonce", batch_id, request_id], where="a receipt")
+        return hmac.digest(self.secret, message, "sha256")
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("an identity key is never pickled: it would lie in other processes' stores and logs")
 

@@ -1,0 +1,293 @@
+"""Receipts: one signed statement for a batch, and for each of its requests a file that anybody can verify offline.
+
+A receipt is one canonical JSON object: the batch's envelope, the request's leaf with its nonce, and the path from the
+leaf to the root that the envelope signs. It shows nothing of any other request of the batch.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, ValidationError
+
+from tru_core.canonical import canonical_json, read_canonical_json
+from tru_core.dsse import open_envelope, parse_envelope, sign_payload
+from tru_core.errors import (
+    ChainGapError,
+    ChainOrderError,
+    ConfigError,
+    EditedReceiptError,
+    ExpiredKeyError,
+    IntegrityError,
+    PredicateTypeError,
+)
+from tru_core.keys import PublicKey, SigningKey
+from tru_core.merkle import Tree, build_tree, leaf_hash, root_of_path
+from tru_core.settings import Settings
+from tru_core.statement import (
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
+    BatchStatement,
+    Predicate,
+    ReceiptRequest,
+    Sha256,
+    statement_of,
+)
+
+MAX_RECEIPT_BYTES = 16 * 2**20
+
+
+class ReceiptFile(Settings):
+    """The parts of a receipt as they stand in its file.
+
+    Attributes:
+        envelope: The batch's signed envelope.
+        leaf: What became of the request.
+        nonce: The leaf's secret salt, in hexadecimal digits.
+        index, path: The leaf's place in the tree and its neighbours on the way to the root.
+    """
+
+    kind: Literal["tru.receipt"]
+    schema_version: Literal[1]
+    envelope: dict[str, Any]
+    leaf: dict[str, Any]
+    nonce: Sha256
+    index: NonNegativeInt
+    path: list[Sha256] = Field(max_length=64)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What holds, and what is only said.
+
+    Attributes:
+        checked: Sentences that this program found to hold by itself.
+        attested_only: Sentences that rest on the signer's word.
+        predicate, leaf: The receipt's content. It is vouched for as far as ``checked`` says.
+    """
+
+    checked: tuple[str, ...]
+    attested_only: tuple[str, ...]
+    predicate: Predicate
+    leaf: ReceiptRequest
+
+
+# --- signing ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SignedBatch:
+    """A batch's envelope and the leaves below its root, in the order of the tree."""
+
+    envelope: bytes
+    leaves: tuple[tuple[bytes, ReceiptRequest], ...]
+    tree: Tree
+
+    def receipt(self, place: int) -> bytes:
+        """The receipt of one leaf."""
+        nonce, request = self.leaves[place]
+        value = ReceiptFile(
+            kind="tru.receipt",
+            schema_version=1,
+            envelope=json.loads(self.envelope),
+            leaf=request.model_dump(mode="json"),
+            nonce=nonce.hex(),
+            index=place,
+            path=[digest.hex() for digest in self.tree.path(place)],
+        )
+        return canonical_json(value.model_dump(mode="json"), where="a receipt")
+
+
+def sign_batch(
+    batch: BatchStatement,
+    requests: Sequence[ReceiptRequest],
+    *,
+    key: SigningKey,
+    nonces: Sequence[bytes],
+    number: int = 1,
+    prev_receipt_digest: str | None = None,
+) -> SignedBatch:
+    """Sign what became of a batch. The same arguments give the same bytes.
+
+    Args:
+        nonces: 32 secret bytes for each request, never used twice.
+        number, prev_receipt_digest: Place in the model's chain of receipts, and the digest of the envelope before.
+
+    Raises:
+        ConfigError: If there is no request, or another number of nonces, or one twice.
+        NumericsError: If a setting holds NaN or an infinity.
+    """
+    if len(nonces) != len(requests) or len(set(nonces)) != len(nonces):
+        raise ConfigError(f"{len(requests)} requests need as many different nonces. Nothing was signed.")
+    # In the order of their digests: a leaf's place tells nothing about when a request came or whose it is.
+    hashed = sorted(
+        (_hash_of(nonce, request), nonce, place)
+        for place, (nonce, request) in enumerate(zip(nonces, requests, strict=True))
+    )
+    tree = build_tree([digest for digest, _, _ in hashed])
+    chained = {
+        "receipt_id": f"{batch.model}-{number:08d}",
+        "number": number,
+        "prev_receipt_digest": prev_receipt_digest,
+        "forget_root": tree.root.hex(),
+        "num_requests": len(requests),
+        "signing_key_id": key.key_id,
+    }
+    predicate = Predicate.model_validate(batch.model_dump() | chained)
+    payload = canonical_json(statement_of(predicate), where="a receipt")
+    envelope = canonical_json(sign_payload(payload, key).model_dump(mode="json"), where="a receipt")
+    return SignedBatch(envelope, tuple((nonce, requests[place]) for _, nonce, place in hashed), tree)
+
+
+def make_receipts(
+    batch: BatchStatement,
+    requests: Sequence[ReceiptRequest],
+    *,
+    key: SigningKey,
+    nonces: Sequence[bytes],
+    number: int = 1,
+    prev_receipt_digest: str | None = None,
+) -> list[bytes]:
+    """Sign a batch and give every request's receipt, in the order of the requests. As :func:`sign_batch`."""
+    signed = sign_batch(batch, requests, key=key, nonces=nonces, number=number, prev_receipt_digest=prev_receipt_digest)
+    place_of = {nonce: place for place, (nonce, _) in enumerate(signed.leaves)}
+    return [signed.receipt(place_of[nonce]) for nonce in nonces]
+
+
+def signed_batch(envelope: bytes, leaves: Sequence[tuple[bytes, ReceiptRequest]]) -> SignedBatch:
+    """Put a signed batch together from its parts, leaves in the order of the tree."""
+    return SignedBatch(envelope, tuple(leaves), build_tree([_hash_of(nonce, request) for nonce, request in leaves]))
+
+
+def envelope_digest(envelope: bytes) -> str:
+    """The digest by which the next receipt of the chain names this one."""
+    return hashlib.sha256(envelope).hexdigest()
+
+
+def _hash_of(nonce: bytes, request: ReceiptRequest) -> bytes:
+    return leaf_hash(nonce, canonical_json(request.model_dump(mode="json"), where="a receipt"))
+
+
+# --- verifying ----------------------------------------------------------------------------------
+
+
+def verify_receipt(body: bytes, *, public_keys: Sequence[PublicKey], where: str = "receipt") -> Verification:
+    """Check a receipt with nothing but public keys.
+
+    Args:
+        public_keys: Keys that the reader trusts: today's, and those before it.
+        where: The receipt's name in messages.
+
+    Raises:
+        EditedReceiptError: If a byte or a field of it is not what was signed.
+        UnknownKeyError: If it is signed by none of the keys.
+        ExpiredKeyError: If it says that it was signed after its key had expired.
+        PredicateTypeError: If the key signed it, and it is something else than a deletion receipt.
+    """
+    file = _parse_file(body, where)
+    predicate, key = _open(file.envelope, public_keys, where)
+    leaf = _check_leaf(file, predicate, where)
+    claim = predicate.claim.word
+    checked = [
+        f"The statement was signed by key {key.key_id} and not changed since, nor was this request's part.",
+        f"This request is one of the {predicate.num_requests} under the signed root.",
+        f"The key had not expired at {predicate.times.issued_at}, when the statement says that it was signed.",
+        f"The claim {claim} is one that the statement's audits and settings allow.",
+    ]
+    attested_only = [
+        f"Method {predicate.method.name} ran with the settings and seeds named: claim {claim}.",
+        "Times, counts, the code's version and the machine.",
+        f"{len(predicate.audits)} audit results." if predicate.audits else "No audit was made.",
+        f"The purge inventory of {len(predicate.purge)} items.",
+        "The digests of data and model before the deletion.",
+    ]
+    return Verification(tuple(checked), tuple(attested_only), predicate, leaf)
+
+
+def open_statement(envelope: Any, public_keys: Sequence[PublicKey], *, where: str) -> Predicate:
+    """Check a batch's envelope, a JSON value, and give what it says. Raises as :func:`verify_receipt`."""
+    return _open(envelope, public_keys, where)[0]
+
+
+def check_chain(links: Sequence[tuple[str, Predicate]]) -> None:
+    """Check that batches' statements follow one another without a gap.
+
+    Args:
+        links: Each envelope's digest and what it says.
+
+    Raises:
+        ChainOrderError: If they are not in the order of their numbers, or one stands twice.
+        ChainGapError: If one is missing, or the one before is another than the one that was named.
+    """
+    for (_, before), (_, after) in itertools.pairwise(links):
+        if after.number <= before.number:
+            raise ChainOrderError(
+                f"receipt {after.receipt_id} stands behind {before.receipt_id}: the chain was reordered, or a receipt "
+                f"is in it twice. Put the receipts into the order of their numbers."
+            )
+    for (digest, before), (_, after) in itertools.pairwise(links):
+        if after.model != before.model or after.number != before.number + 1 or after.prev_receipt_digest != digest:
+            raise ChainGapError(
+                f"receipt {after.receipt_id} names another one before it than {before.receipt_id}: one is missing or "
+                f"was exchanged. Ask the operator for every receipt from number {before.number} on."
+            )
+
+
+def _parse_file(body: bytes, where: str) -> ReceiptFile:
+    if len(body) > MAX_RECEIPT_BYTES:
+        raise EditedReceiptError(f"{where} has {len(body)} bytes, a receipt at most {MAX_RECEIPT_BYTES}: it is none.")
+    try:
+        return ReceiptFile.model_validate(read_canonical_json(body, where=where), strict=True)
+    except IntegrityError as error:
+        raise EditedReceiptError(str(error)) from error
+    except ValidationError as error:
+        raise EditedReceiptError(f"{where} is no receipt: {_first_problem(error)}. Get the original file.") from error
+
+
+def _open(value: Any, public_keys: Sequence[PublicKey], where: str) -> tuple[Predicate, PublicKey]:
+    payload, key = open_envelope(parse_envelope(value, where=where), public_keys, where=where)
+    statement = read_canonical_json(payload, where=where)
+    kind = statement.get("predicateType") if isinstance(statement, Mapping) else None
+    if kind != PREDICATE_TYPE or statement.get("_type") != STATEMENT_TYPE:
+        raise PredicateTypeError(
+            f"{where} is a signed statement of type {str(kind)[:80]!r}, expected {PREDICATE_TYPE!r}: it is about "
+            f"something else, or from a newer program."
+        )
+    try:
+        predicate = Predicate.model_validate(statement.get("predicate"))
+        is_whole = statement_of(predicate) == statement
+    except ValidationError as error:
+        raise EditedReceiptError(f"{where}: the statement is not whole: {_first_problem(error)}.") from error
+    if not is_whole or predicate.signing_key_id != key.key_id:
+        raise EditedReceiptError(f"{where}: the statement is not whole: a field is missing, or it names another key.")
+    if key.not_after is not None and datetime.fromisoformat(predicate.times.issued_at) > key.not_after:
+        raise ExpiredKeyError(
+            f"{where} was signed at {predicate.times.issued_at}, after key {key.key_id} had expired at "
+            f"{key.not_after.isoformat()}. Ask the operator for a receipt under a key that is valid."
+        )
+    return predicate, key
+
+
+def _check_leaf(file: ReceiptFile, predicate: Predicate, where: str) -> ReceiptRequest:
+    try:
+        leaf = ReceiptRequest.model_validate(file.leaf, strict=True)
+    except ValidationError as error:
+        raise EditedReceiptError(f"{where}: the request's part is not whole: {_first_problem(error)}.") from error
+    digest = leaf_hash(bytes.fromhex(file.nonce), canonical_json(file.leaf, where=where))
+    path = [bytes.fromhex(neighbour) for neighbour in file.path]
+    root = root_of_path(digest, index=file.index, num_leaves=predicate.num_requests, path=path)
+    if root is None or root.hex() != predicate.forget_root:
+        raise EditedReceiptError(
+            f"{where}: the request's part is not under the signed root: it was changed, or belongs to another batch. "
+            f"Get the original file."
+        )
+    return leaf
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
