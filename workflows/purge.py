@@ -63,9 +63,9 @@ def purge(
             that belongs to none and is noted only where it deleted something.
         request_ids: Requests whose outside ids go; None for those of all requests that ended.
     """
-    noted = _noted(store, job, batch_id)
+    noted = _line_of(store, job, batch_id)
     if noted is not None:
-        return noted
+        return [PurgeItem(**item) for item in noted["items"]]
     lease.check()
     is_held = any(hold.level == "dataset" for hold in ledger.holds())
     open_batches = {request.batch_id for request in ledger.requests(UNFINISHED_STATES)} - {batch_id, ""}
@@ -173,13 +173,15 @@ def _text(time: datetime) -> str:
 # --- the log of purges --------------------------------------------------------------------------
 
 
-def _noted(store: ObjectStore, job: JobConfig, batch_id: str) -> list[PurgeItem] | None:
-    if not batch_id:
-        return None
-    for line in read_log(store, purge_log(job.dataset)):
-        if line.entry["batch_id"] == batch_id:
-            return [PurgeItem(**item) for item in line.entry["items"]]
-    return None
+def purge_time(store: ObjectStore, job: JobConfig, batch_id: str) -> str | None:
+    """When a batch's purge was done: UTC, ISO 8601; None if it was not."""
+    line = _line_of(store, job, batch_id)
+    return None if line is None else line["at"]
+
+
+def _line_of(store: ObjectStore, job: JobConfig, batch_id: str) -> dict[str, Any] | None:
+    lines = [line.entry for line in read_log(store, purge_log(job.dataset))] if batch_id else []
+    return next((entry for entry in lines if entry["batch_id"] == batch_id), None)
 
 
 def _note(store: ObjectStore, job: JobConfig, batch_id: str, items: Sequence[PurgeItem], *, now: datetime) -> None:
