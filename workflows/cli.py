@@ -253,6 +253,8 @@ def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
         print_comparison(summary_rows(figures), figures["failed"])
     elif "trials" in figures:
         print_sweep(figures)
+    elif "attested_only" in figures:
+        cli_receipts.print_verification(figures)
     else:
         print_figures(figures)
 
