@@ -4,8 +4,9 @@ A receipt is one canonical JSON object: the batch's envelope, the request's leaf
 leaf to the root that the envelope signs. It shows nothing of any other request of the batch.
 """
 
+import base64
+import dataclasses
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,12 +69,22 @@ class Verification:
         checked: Sentences that this program found to hold by itself.
         attested_only: Sentences that rest on the signer's word.
         predicate, leaf: The receipt's content. It is vouched for as far as ``checked`` says.
+        envelope_digest: By which the next receipt of the chain names this one.
     """
 
     checked: tuple[str, ...]
     attested_only: tuple[str, ...]
     predicate: Predicate
     leaf: ReceiptRequest
+    envelope_digest: str
+
+    def with_checked(self, *sentences: str) -> "Verification":
+        """The same with more that was found to hold."""
+        return dataclasses.replace(self, checked=(*self.checked, *sentences))
+
+    def with_attested(self, *sentences: str) -> "Verification":
+        """The same with more that rests on the signer's word."""
+        return dataclasses.replace(self, attested_only=(*self.attested_only, *sentences))
 
 
 # --- signing ------------------------------------------------------------------------------------
@@ -205,36 +216,45 @@ def verify_receipt(body: bytes, *, public_keys: Sequence[PublicKey], where: str 
         f"The purge inventory of {len(predicate.purge)} items.",
         "The digests of data and model before the deletion.",
     ]
-    return Verification(tuple(checked), tuple(attested_only), predicate, leaf)
+    digest = envelope_digest(canonical_json(file.envelope, where=where))
+    return Verification(tuple(checked), tuple(attested_only), predicate, leaf, digest)
 
 
-def open_statement(envelope: Any, public_keys: Sequence[PublicKey], *, where: str) -> Predicate:
-    """Check a batch's envelope, a JSON value, and give what it says. Raises as :func:`verify_receipt`."""
-    return _open(envelope, public_keys, where)[0]
+def check_chain(envelopes: Sequence[bytes], verification: Verification) -> Verification:
+    """Check the chain from a verified receipt back to the first: each names the one before it by its digest.
 
-
-def check_chain(links: Sequence[tuple[str, Predicate]]) -> None:
-    """Check that batches' statements follow one another without a gap.
+    Only this receipt's signature counts: it vouches for the digest before it, and so on to the first.
 
     Args:
-        links: Each envelope's digest and what it says.
+        envelopes: Those of the model's receipts, oldest first. Later ones than this receipt's are not looked at.
 
     Raises:
-        ChainOrderError: If they are not in the order of their numbers, or one stands twice.
-        ChainGapError: If one is missing, or the one before is another than the one that was named.
+        ChainOrderError: If they are in another order.
+        ChainGapError: If one is missing or was exchanged, also this receipt's own.
     """
-    for (_, before), (_, after) in itertools.pairwise(links):
-        if after.number <= before.number:
-            raise ChainOrderError(
-                f"receipt {after.receipt_id} stands behind {before.receipt_id}: the chain was reordered, or a receipt "
-                f"is in it twice. Put the receipts into the order of their numbers."
-            )
-    for (digest, before), (_, after) in itertools.pairwise(links):
-        if after.model != before.model or after.number != before.number + 1 or after.prev_receipt_digest != digest:
+    said, digests = verification.predicate, [envelope_digest(envelope) for envelope in envelopes]
+    expected: str | None = verification.envelope_digest
+    for number in range(said.number, 0, -1):
+        if expected not in digests:
             raise ChainGapError(
-                f"receipt {after.receipt_id} names another one before it than {before.receipt_id}: one is missing or "
-                f"was exchanged. Ask the operator for every receipt from number {before.number} on."
+                f"the chain of receipts of model {said.model} has a gap: number {number}, which is behind receipt "
+                f"{said.receipt_id} or is itself, is missing or was exchanged. Ask the operator for it."
             )
+        if digests.index(expected) != number - 1 or digests.count(expected) > 1:
+            raise ChainOrderError(
+                f"the chain of receipts of model {said.model} was reordered: number {number} stands at place "
+                f"{digests.index(expected) + 1}, or twice. Ask the operator."
+            )
+        expected = _previous_digest(envelopes[number - 1])
+    if expected is not None:
+        raise ChainGapError(f"the first receipt of model {said.model} names one before it. Ask the operator for it.")
+    return verification.with_checked(f"The chain of {said.number} receipts up to this one has no gap.")
+
+
+def _previous_digest(envelope: bytes) -> str | None:
+    """The digest that an envelope names. A signed receipt vouches for the envelope, so it is no stranger's."""
+    payload = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
+    return payload["predicate"]["prev_receipt_digest"]
 
 
 def _parse_file(body: bytes, where: str) -> ReceiptFile:

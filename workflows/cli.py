@@ -253,6 +253,8 @@ def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
         print_sweep(figures)
     elif "submission_id" in figures:
         print(figures["submission_id"])
+    elif "attested_only" in figures:
+        cli_receipts.print_verification(figures)
     else:
         print_figures(figures)
 

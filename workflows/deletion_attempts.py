@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import JsonValue, ValidationError
 
-from tru_core.errors import AuditError, IntegrityError
+from tru_core.errors import AuditError, ConfigError, IntegrityError
 from tru_core.settings import Settings
 from workflows import runs
 from workflows.batches import batch_key
@@ -23,6 +23,10 @@ Name = Literal["unlearn", "stronger", "retrain"]
 Figures = dict[str, Any]
 AuditFunction = Callable[..., dict[str, Any]]
 """``(store, job, *, original, candidate, snapshot, request, show_progress)`` to the audit's verdict and findings."""
+
+
+def audit_batch(store: ObjectStore, job: JobConfig, **asked: Any) -> dict[str, Any]:
+    raise ConfigError("delete.audit: required is not there yet")
 
 
 class Attempt(Settings):

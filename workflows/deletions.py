@@ -15,9 +15,8 @@ from typing import Any
 
 from tru_core.errors import PolicyError, TruError
 from workflows import runs
-from workflows.audit_gate import audit_batch
 from workflows.config import JobConfig
-from workflows.deletion_attempts import AuditFunction
+from workflows.deletion_attempts import AuditFunction, audit_batch
 from workflows.deletion_choice import choose, submission_id
 from workflows.deletion_finish import DoneBatch, batch_figures, finish
 from workflows.deletion_steps import (

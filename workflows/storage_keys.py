@@ -125,6 +125,16 @@ def model_version_prefix(model: str, attempt_id: str) -> str:
     return f"models/{check_name(model)}/versions/{_part(attempt_id)}"
 
 
+def receipt_log(model: str) -> str:
+    """The log of a model's signed batches: the chain of its receipts."""
+    return f"receipts/{check_name(model)}/log"
+
+
+def receipts_key(model: str, digest: str) -> str:
+    """The requests of one signed batch. ``digest`` is that of the file."""
+    return f"receipts/{check_name(model)}/batches/{_part(digest)}.jsonl"
+
+
 def run_prefix(run_id: str) -> str:
     """The folder of one run: checkpoints, metrics, result."""
     return f"runs/{_part(run_id)}"

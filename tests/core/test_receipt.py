@@ -38,7 +38,7 @@ from tru_core.errors import (
 )
 from tru_core.keys import PublicKey, SigningKey
 from tru_core.merkle import build_tree, leaf_hash, root_of_path
-from tru_core.receipt import Verification, check_chain, envelope_digest, open_statement, sign_batch, verify_receipt
+from tru_core.receipt import Verification, check_chain, envelope_digest, sign_batch, verify_receipt
 
 PUBLIC = SIGNING.public_key
 
@@ -284,31 +284,47 @@ def test_old_receipts_stay_valid_after_the_signing_key_was_replaced() -> None:
 # --- the chain ----------------------------------------------------------------------------------
 
 
-def chain(length: int) -> list[tuple[str, Any]]:
-    links, previous = [], None
+def chain(length: int) -> tuple[list[bytes], Verification]:
+    """The envelopes of a chain, and its last receipt."""
+    envelopes, previous = [], None
     for number in range(1, length + 1):
         signed = sign_batch(
             statement(), requests(), key=SIGNING, nonces=nonces(), number=number, prev_receipt_digest=previous
         )
         previous = envelope_digest(signed.envelope)
-        links.append((previous, open_statement(json.loads(signed.envelope), [PUBLIC], where="link")))
-    return links
+        envelopes.append(signed.envelope)
+    return envelopes, verify(signed.receipt(0))
 
 
-def test_a_chain_with_a_gap_and_one_in_another_order_are_refused_with_errors_of_their_own() -> None:
-    links = chain(4)
-    check_chain(links)
-    check_chain(links[1:3])
-    for missing in (1, 2):
+def test_a_whole_chain_is_checked_back_to_its_first_receipt() -> None:
+    envelopes, last = chain(4)
+    assert "The chain of 4 receipts up to this one has no gap." in check_chain(envelopes, last).checked
+    later = chain(6)[0]
+    assert "The chain of 4 receipts up to this one has no gap." in check_chain(later, last).checked
+
+
+@pytest.mark.parametrize("places", [[0, 1, 3], [1, 2, 3], [0, 1, 2], []])
+def test_a_chain_with_a_gap_is_refused(places: list[int]) -> None:
+    envelopes, last = chain(4)
+    with pytest.raises((ChainGapError, ChainOrderError)) as caught:
+        check_chain([envelopes[place] for place in places], last)
+    assert caught.value.exit_code == 8
+
+
+def test_a_gap_that_was_filled_with_another_receipt_is_refused() -> None:
+    envelopes, last = chain(4)
+    other = sign_batch(statement(retain_count=1), requests(), key=SIGNING, nonces=nonces()).envelope
+    for place in range(4):
         with pytest.raises(ChainGapError):
-            check_chain([link for place, link in enumerate(links) if place != missing])
-    for order in ([1, 0], [1, 0, 2, 3], [0, 2, 1, 3], [0, 1, 3, 2], [0, 0, 1, 2]):
-        with pytest.raises(ChainOrderError) as caught:
-            check_chain([links[place] for place in order])
-        assert caught.value.exit_code == 8
-    exchanged = ("0" * 64, links[1][1])
-    with pytest.raises(ChainGapError):
-        check_chain([links[0], exchanged, links[2]])
+            check_chain([*envelopes[:place], other, *envelopes[place + 1 :]], last)
+
+
+@pytest.mark.parametrize("places", [[1, 0, 2, 3], [0, 2, 1, 3], [0, 1, 3, 2], [0, 0, 1, 2, 3], [3, 2, 1, 0]])
+def test_a_chain_in_another_order_is_refused_with_an_error_of_its_own(places: list[int]) -> None:
+    envelopes, last = chain(4)
+    with pytest.raises(ChainOrderError) as caught:
+        check_chain([envelopes[place] for place in places], last)
+    assert caught.value.exit_code == 8
 
 
 def test_the_first_receipt_and_no_other_has_none_before_it() -> None:
