@@ -22,6 +22,7 @@ from workflows.audit_config import AuditConfig
 from workflows.delete_config import DeleteConfig
 from workflows.grid_config import BackboneConfig, CompareConfig, ForgetConfig
 from workflows.keys import KeysConfig
+from workflows.ledger_config import LedgerConfig
 from workflows.parsing import load_settings, parse
 from workflows.storage import StorageConfig, check_name
 
@@ -103,6 +104,7 @@ class JobConfig(Settings):
     scaling: ScalingConfig = Field(default_factory=ScalingConfig)
     sweep: SweepConfig = Field(default_factory=SweepConfig)
     delete: DeleteConfig = Field(default_factory=DeleteConfig)
+    ledger: LedgerConfig = Field(default_factory=LedgerConfig)
     keys: KeysConfig = Field(default_factory=KeysConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
     audit: AuditConfig = Field(default_factory=AuditConfig)
