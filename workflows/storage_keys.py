@@ -210,9 +210,14 @@ def ledger_payload_key(model: str, payload: str, generation: int) -> str:
     return f"{ledger_payload_prefix(model, payload)}/{generation:06d}.jsonl"
 
 
+def tombstones_prefix() -> str:
+    """The folder of all data sets' tombstones."""
+    return "tombstones"
+
+
 def tombstones_chain(dataset: str) -> str:
     """The chain of a data set's tombstones and consents."""
-    return f"tombstones/{check_name(dataset)}"
+    return f"{tombstones_prefix()}/{check_name(dataset)}"
 
 
 def tombstones_body_key(dataset: str, attempt_id: str) -> str:

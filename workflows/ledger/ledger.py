@@ -50,6 +50,11 @@ class Ledger:
         """The newest entry that was read; number 0 of an empty ledger."""
         return LedgerHead(self._book.link.seq, self._book.link.sha256)
 
+    @property
+    def key_id(self) -> str:
+        """Which identity key makes the digests."""
+        return self._key.key_id
+
     def refresh(self) -> None:
         """Read what others wrote since."""
         writing.refresh(self._writer, self._book)
