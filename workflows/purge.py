@@ -143,8 +143,10 @@ def _drop_payloads(ledger: Ledger, request_ids: Sequence[str] | None, *, is_held
         return PurgeItem("payload", "", "held", reason="a legal hold covers the data set")
     ended = set(request_ids if request_ids is not None else _ids(ledger.requests(_ENDED_STATES)))
     repeats = [r.request_id for r in ledger.requests(("duplicate",)) if r.duplicate_of in ended]
-    ledger.drop_payloads([*sorted(ended), *repeats])
-    return PurgeItem("payload", "", "purged" if ended else "not_found", num_objects=len(ended) + len(repeats))
+    num_dropped = ledger.drop_payloads([*sorted(ended), *repeats])
+    if request_ids is not None:  # of a batch: a second attempt says what the first one did
+        num_dropped = len(ended) + len(repeats)
+    return PurgeItem("payload", "", "purged" if num_dropped else "not_found", num_objects=num_dropped)
 
 
 def _ids(requests: Iterable[Any]) -> list[str]:
