@@ -51,7 +51,7 @@ def make_job(folder: Path, **changes: Any) -> JobConfig:
 
 def policy(**changes: Any) -> DeleteConfig:
     """Policy of the tests: no grace, short leases."""
-    return DeleteConfig(**({"grace_days": 0, "leftover_minutes": 0, "lease_seconds": 0.3, "audit": "off"} | changes))
+    return DeleteConfig(**({"grace_days": 0, "leftover_minutes": 0.002, "lease_seconds": 0.3, "audit": "off"} | changes))
 
 
 def with_policy(job: JobConfig, **changes: Any) -> JobConfig:
@@ -61,6 +61,11 @@ def with_policy(job: JobConfig, **changes: Any) -> JobConfig:
 def run_here(task: WorkerTask, *, show_progress: bool) -> Results:
     """Run the workers' body in this process, as one worker."""
     return TaskRun(task, LocalCollective()).run()
+
+
+def must_not_run(task: WorkerTask, *, show_progress: bool) -> Results:
+    """Stand for the workers where nothing is to be trained."""
+    raise RuntimeError("nothing is to be trained")
 
 
 def make_world(folder: Path) -> JobConfig:

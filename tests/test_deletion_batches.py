@@ -14,6 +14,7 @@ from tests.deletion_world import (
     delete,
     make_job,
     model_tensors,
+    must_not_run,
     newest_attempt,
     pairs_of,
     request_of,
@@ -36,8 +37,6 @@ from workflows.snapshot import (
     write_manifest,
 )
 from workflows.storage import ObjectStore, open_store, put_file
-from workflows.tasks import WorkerTask
-from workflows.worker import Results
 
 
 @pytest.fixture
@@ -183,10 +182,6 @@ def test_a_held_out_pair_leaves_the_data_and_no_training_is_needed(
     assert (request.state, request.outcome) == ("receipted", "published")
     monkeypatch.setattr(runs, "run_task", run_here)
     assert delete(job, tmp_path, f"r2,user,{user_id(3)},")["version"] == 2
-
-
-def must_not_run(task: WorkerTask, *, show_progress: bool) -> Results:
-    pytest.fail("nothing is to be trained")
 
 
 def test_a_user_whose_interactions_left_earlier_still_loses_the_trained_row(

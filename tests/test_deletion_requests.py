@@ -5,7 +5,6 @@ import json
 import logging
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,24 +16,21 @@ from tests.deletion_world import (
     NOT_THERE,
     attempts_of,
     delete,
+    must_not_run,
     objects,
     pairs_of,
     request_of,
-    run_here,
-    with_policy,
     write_file,
 )
 from tests.tiny_snapshot import item_id, user_id
-from tru_core.errors import AuditError, PolicyError, TruError
-from tru_core.unlearning.tru_settings import TRUSettings
-from workflows import deletion_plan, runs
+from tru_core.errors import TruError
+from workflows import runs
 from workflows.config import JobConfig
 from workflows.deletions import run_deletions
 from workflows.publish import current_version
 from workflows.snapshot import VOCABULARY_SCHEMA, current_snapshot, publish_snapshot, read_vocabulary, write_manifest
 from workflows.storage import ObjectStore, open_store, put_file, vocabulary_key
-from workflows.tasks import WorkerTask
-from workflows.worker import Results
+from workflows.tombstones import read_tombstones
 
 
 @pytest.fixture
@@ -52,7 +48,7 @@ def refused(job: JobConfig, path: Path) -> TruError:
     store = open_store(job.storage)
     before, attempts = objects(store), attempts_of(store)
     with pytest.raises(TruError) as caught:
-        run_batch(job, path)
+        run_deletions(job, path, show_progress=False)
     assert objects(store) == before
     (new,) = set(attempts_of(store)) - set(attempts)
     assert json.loads(store.read(new))["exit_code"] == caught.value.exit_code
@@ -81,22 +77,23 @@ def test_an_id_that_is_not_there_is_recorded_as_not_found_and_changes_nothing(
     assert figures["num_requests"] == {"not_found": 4}
     assert (current_snapshot(store, "tiny"), current_version(store, "mgcn").version) == (snapshot, 1)
     for number in range(1, 5):
-        record = record_of(store, f"r{number}")
-        assert (record.outcome, record.num_interactions) == ("not_found", 0)
-        assert record.snapshot_before == record.snapshot_after == "tiny-0"
+        request = request_of(job, f"r{number}")
+        assert (request.state, request.outcome) == ("receipted", "not_found")
+    assert len(read_tombstones(store, "tiny")) == 4
 
 
 def test_the_same_request_twice_in_a_file_is_one(job: JobConfig, store: ObjectStore, tmp_path: Path) -> None:
     figures = delete(job, tmp_path, f"r1,user,{user_id(3)},", f"r1,user,{user_id(3)},")
     assert figures["num_requests"] == {"published": 1}
-    assert len(store.list("deletions/mgcn/records")) == 1
+    assert figures["states"] == {"receipted": 1}
 
 
 def test_the_same_file_again_changes_nothing(job: JobConfig, store: ObjectStore, tmp_path: Path) -> None:
     lines = (f"r1,user,{user_id(3)},", f"r2,user,{NOT_THERE},")
     delete(job, tmp_path, *lines)
     before = objects(store)
-    assert delete(job, tmp_path, *lines)["num_requests"] == {"already_done": 2}
+    figures = delete(job, tmp_path, *lines)
+    assert (figures["num_requests"], figures["submitted"]) == ({}, {"new": {}, "known": 2})
     assert objects(store) == before
 
 
@@ -112,7 +109,8 @@ def test_a_request_id_recorded_for_something_else_is_a_conflict(
     delete(job, tmp_path, f"r1,user,{user_id(3)},")
     error = refused(job, write_file(tmp_path, f"{HEADER}r0,user,{user_id(5)},\nr1,user,{user_id(4)},\n"))
     assert error.exit_code == 5
-    assert "requests.csv line 3, column request_id" in str(error)
+    assert "requests.csv" in str(error)
+    assert "user-000" not in str(error)
 
 
 FIVE = "request_id,kind,user_id,item_id,received_time\n"
@@ -161,7 +159,7 @@ def test_the_first_five_problems_are_named_and_all_are_counted(job: JobConfig, t
 
 def test_a_file_that_is_not_there_is_a_usage_error(job: JobConfig, tmp_path: Path) -> None:
     with pytest.raises(TruError, match="cannot be read") as caught:
-        run_batch(job, tmp_path / "nothing.csv")
+        run_deletions(job, tmp_path / "nothing.csv")
     assert caught.value.exit_code == 2
 
 
@@ -172,14 +170,14 @@ def test_byte_order_mark_crlf_blank_lines_and_spaces_are_fine(
         "\ufeff\r\n request_id , kind,user_id ,item_id,received_time\r\n\r\n"
         f'  r1 , user,  "{user_id(3)}", , 2026-03-01T10:30:00+01:00 \r\n,,,,\r\n   \r\n'
     )
-    assert run_batch(job, write_file(tmp_path, text))["num_requests"] == {"published": 1}
-    assert record_of(store, "r1").received_time == "2026-03-01T09:30:00+00:00"
+    assert run_deletions(job, write_file(tmp_path, text))["num_requests"] == {"published": 1}
+    assert request_of(job, "r1").received_time == "2026-03-01T09:30:00+00:00"
 
 
 @pytest.mark.parametrize("text", ["", "\n \n", HEADER, HEADER + "\n,,,\n", "\ufeff"])
 def test_a_file_without_requests_changes_nothing(job: JobConfig, store: ObjectStore, tmp_path: Path, text: str) -> None:
     before = objects(store)
-    figures = run_batch(job, write_file(tmp_path, text))
+    figures = run_deletions(job, write_file(tmp_path, text))
     assert figures["num_requests"] == {}
     assert objects(store) == before
 
@@ -202,55 +200,12 @@ def test_ids_match_byte_for_byte_and_a_look_alike_is_told(
     with caplog.at_level(logging.WARNING):
         figures = delete(job, tmp_path, f"r1,user,{decomposed},")
     assert figures["num_requests"] == {"not_found": 1}
-    assert "requests.csv line 2, column user_id" in caplog.text
+    assert "deletion request r1, user_id" in caplog.text
     assert composed not in caplog.text
     assert decomposed not in caplog.text
     caplog.clear()
     assert delete(job, tmp_path, f"r2,user,{composed},")["num_requests"] == {"published": 1}
     assert not caplog.records
-
-
-def test_the_whole_graph_is_not_unlearned(job: JobConfig, tmp_path: Path) -> None:
-    generous = job.model_copy(update={"delete": DeleteConfig(max_share=1.0)})
-    lines = "".join(f"r{row},user,{user_id(row)},\n" for row in range(60))
-    error = refused(generous, write_file(tmp_path, HEADER + lines))
-    assert isinstance(error, PolicyError)
-    assert "all 480 training interactions" in str(error)
-    assert "Withdraw model mgcn" in str(error)
-
-
-def test_more_than_the_allowed_share_is_not_unlearned(job: JobConfig, tmp_path: Path) -> None:
-    lines = "".join(f"r{row},user,{user_id(row)},\n" for row in range(13))
-    error = refused(job, write_file(tmp_path, HEADER + lines))
-    assert error.exit_code == 9
-    assert "104 of 480 training interactions (21.7%)" in str(error)
-    assert "delete.max_share" in str(error)
-    generous = job.model_copy(update={"delete": DeleteConfig(max_share=0.22)})
-    assert run_batch(generous, tmp_path / "requests.csv")["num_requests"] == {"published": 13}
-
-
-def test_subject_rows_cannot_be_left_in_a_published_deletion(job: JobConfig, tmp_path: Path) -> None:
-    keeping = job.model_copy(update={"unlearn": TRUSettings(reset_subjects=False)})
-    error = refused(keeping, write_file(tmp_path, f"{HEADER}r1,user,{user_id(3)},\n"))
-    assert error.exit_code == 2
-    assert "unlearn.reset_subjects" in str(error)
-
-
-def test_workers_that_find_another_number_of_pairs_publish_nothing(
-    job: JobConfig, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = deletion_plan._count
-
-    def one_more(*arguments: Any) -> Any:
-        counts = real(*arguments)
-        return type(counts)(counts.by_subject, counts.rows, counts.train_rows, counts.train_pairs + 1)
-
-    monkeypatch.setattr(deletion_plan, "_count", one_more)
-    with pytest.raises(AuditError, match="8 of the 9"):
-        delete(job, tmp_path, f"r1,user,{user_id(3)},")
-    assert current_version(store, "mgcn").version == 1
-    assert current_snapshot(store, "tiny").snapshot_id == "tiny-0"
-    assert read_record(store, "mgcn", "r1") is None
 
 
 def test_no_object_key_output_or_message_holds_an_id(
@@ -266,15 +221,14 @@ def test_no_object_key_output_or_message_holds_an_id(
     with pytest.raises(TruError) as malformed:
         delete(job, tmp_path, *LINES, f"r9,item,{user_id(3)},{item_id(7)}")
     with pytest.raises(TruError) as conflict:
-        delete(job, tmp_path, f"r1,item,,{item_id(7)}")
+        delete(job, tmp_path, f"r1,item,,{item_id(7)}", name="other.csv")
     output = "".join(capfd.readouterr())
     said = [output, caplog.text, json.dumps(figures), str(malformed.value), str(conflict.value)]
     for name in names:
         assert not [text for text in said if name in text]
         for info in store.list(""):
             assert name not in info.key
-            if "/tiny-0/vocabulary/" not in info.key:
-                assert name.encode() not in store.read(info.key), info.key
+            assert name.encode() not in store.read(info.key), info.key
     snapshot = current_snapshot(store, "tiny")
     for entry in (snapshot.user_vocabulary, snapshot.item_vocabulary):
         assert not set(names) & set(read_vocabulary(store, entry)[0])
