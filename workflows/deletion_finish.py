@@ -1,5 +1,6 @@
 """Finishing a batch that has taken effect: data, purge, receipts. Every step is harmless when it is done again."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,10 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class DoneBatch:
-    """A batch that is carried out: the version and the snapshot that hold its result, and what was purged."""
+    """A batch that is carried out, and what it did, for people and for machines."""
 
     plan: BatchPlan
-    version: Version
-    snapshot_id: str
-    purged: list[PurgeItem]
-    num_receipts: int
+    figures: Figures
 
 
 def finish(work: Work, plan: BatchPlan) -> DoneBatch:
@@ -40,29 +38,25 @@ def finish(work: Work, plan: BatchPlan) -> DoneBatch:
     work.advance(request_ids, "purged", batch_id=plan.batch_id)
     num_receipts = issue(work, plan, states, published=published, items=items)
     work.advance(request_ids, "receipted", batch_id=plan.batch_id)
+    figures = _figures(store, plan, published, snapshot_id=snapshot_id, items=items) | {"num_receipts": num_receipts}
     drop_plan(store, plan)
-    return DoneBatch(plan, version, snapshot_id, items, num_receipts)
+    return DoneBatch(plan, figures)
 
 
-def batch_figures(store: ObjectStore, done: DoneBatch) -> Figures:
-    """What a batch did, for people and for machines."""
-    plan = done.plan
-    purged: dict[str, int] = {}
-    for item in done.purged:
-        purged[item.outcome] = purged.get(item.outcome, 0) + 1
+def _figures(
+    store: ObjectStore, plan: BatchPlan, published: Version | None, *, snapshot_id: str, items: list[PurgeItem]
+) -> Figures:
     figures: Figures = {
         "batch_id": plan.batch_id,
-        "version": done.version.version,
+        "version": published.version if published is not None else plan.version,
         "parent_version": plan.version,
-        "snapshot_id": done.snapshot_id,
+        "snapshot_id": snapshot_id,
         "num_interactions": plan.num_interactions,
         "minimum_waived": plan.minimum_waived,
-        "purge": dict(sorted(purged.items())),
-        "num_receipts": done.num_receipts,
+        "purge": dict(sorted(Counter(item.outcome for item in items).items())),
     }
-    if plan.changes_model:
-        attempt = published_attempt(store, plan, done.version)
+    if published is not None:
+        attempt = published_attempt(store, plan, published)
         figures |= attempt_figures(store, attempt)
-        figures["attempt"] = attempt.name
-        figures["audit"] = attempt.verdict or "none"
+        figures |= {"attempt": attempt.name, "audit": attempt.verdict or "none"}
     return figures

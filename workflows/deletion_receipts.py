@@ -93,9 +93,7 @@ def issue(
             purged_at=purged_at,
             issued_at=utc_now().isoformat(),
         ),
-        forget_count=Counts(
-            users=len(plan.rows.users), items=len(plan.rows.items), interactions=len(plan.rows.pairs)
-        ),
+        forget_count=Counts(users=len(plan.rows.users), items=len(plan.rows.items), interactions=len(plan.rows.pairs)),
         retain_count=states.data_after.num_interactions,
         method=_method(attempt),
         claim=claim_for(attempt.method if attempt is not None else "none", _verdict(attempt)),

@@ -18,7 +18,7 @@ from workflows import runs
 from workflows.config import JobConfig
 from workflows.deletion_attempts import AuditFunction, audit_batch
 from workflows.deletion_choice import choose, submission_id
-from workflows.deletion_finish import DoneBatch, batch_figures, finish
+from workflows.deletion_finish import DoneBatch, finish
 from workflows.deletion_steps import (
     Work,
     find_plan,
@@ -34,7 +34,7 @@ from workflows.outcomes import recorded
 from workflows.purge import UNFINISHED_STATES, purge
 from workflows.requests import parse_requests, read_request_file, slow_digest
 from workflows.run_lock import hold_lease
-from workflows.storage import ObjectStore, open_store
+from workflows.storage import open_store
 
 Figures = dict[str, Any]
 Connect = Callable[[], AbstractContextManager[Any]]
@@ -103,7 +103,7 @@ def run_deletions(
             _finish_interrupted(work, progress)
             _take_due(work, progress, is_asked=is_asked or requests is not None)
             purge(store, job, ledger, lease, now=utc_now())
-        return _figures(store, ledger, progress, submitted)
+        return _figures(ledger, progress, submitted)
 
     text = read_request_file(requests) if requests is not None else None
     if text is not None:
@@ -227,7 +227,9 @@ def _hold_back(work: Work, progress: _Progress, request_ids: list[str], held: se
     work.advance(sorted(held), "held", reason="a hold was placed while its batch was made")
     rest = [request_id for request_id in request_ids if request_id not in held]
     states = work.ledger.find_many(rest)
-    work.advance([r for r in rest if states[r].state == "processing"], "queued", reason="its batch goes on without others")
+    work.advance(
+        [r for r in rest if states[r].state == "processing"], "queued", reason="its batch goes on without others"
+    )
     error = PolicyError(f"{len(held)} requests were held while their batch was made. They are kept for later.")
     progress.set_aside |= dict.fromkeys(held, error)
     return rest
@@ -241,11 +243,9 @@ def _too_large(work: Work, request_ids: list[str]) -> PolicyError:
     )
 
 
-def _figures(
-    store: ObjectStore, ledger: Ledger, progress: _Progress, submitted: SubmitReport | None
-) -> Figures:
+def _figures(ledger: Ledger, progress: _Progress, submitted: SubmitReport | None) -> Figures:
     outcomes = Counter(request.outcome for done in progress.done for request in done.plan.requests)
-    batches = [batch_figures(store, done) for done in progress.done]
+    batches = [done.figures for done in progress.done]
     figures: Figures = {
         "num_requests": dict(sorted(outcomes.items())),
         "num_interactions": sum(done.plan.num_interactions for done in progress.done),
