@@ -3,7 +3,9 @@
 Workers run in the calling process, without Ray.
 """
 
+import base64
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tests.tiny_snapshot import item_id, user_id, write_tiny_snapshot
-from tru_core.artifact import unpack_tensors
+from tru_core.artifact import sha256_hex, unpack_tensors
 from tru_core.collective import LocalCollective
 from tru_core.fit import FitSettings
 from tru_core.unlearning.tru_settings import TRUSettings
@@ -141,22 +143,33 @@ def newest_attempt(store: ObjectStore) -> dict[str, Any]:
     return json.loads(store.read(attempts_of(store)[-1]))
 
 
-def end_state(job: JobConfig) -> dict[str, Any]:
-    """What counts when everything is over, without times, random prefixes and how often something was tried."""
+def end_state(job: JobConfig) -> dict[str, str]:
+    """What counts when everything is over, without times, random prefixes and how often something was tried.
+
+    Batches are named by their order: the id of one follows from the times of those before it.
+    """
     store = open_store(job.storage)
     versions = [version.model_dump(exclude={"created_at", "manifest"}) for version in read_versions(store, job.model)]
     tensors = model_tensors(store, current_version(store, job.model))
     snapshot = current_snapshot(store, job.dataset)
     requests = {r.request_id: (r.state, r.outcome, r.batch_id) for r in ledger_of(job).requests()}
-    return {
+    log = read_log(store, f"purges/{job.dataset}/log")
+    purges = [line.entry for line in log if line.entry["batch_id"]]  # others do what a killed run left
+    state = {
         "versions": versions,
-        "tensors": {name: value.tobytes() for name, value in sorted(tensors.items())},
+        "tensors": {name: sha256_hex(value.tobytes()) for name, value in sorted(tensors.items())},
         "snapshots": [line.entry["snapshot_id"] for line in read_log(store, dataset_log(job.dataset))],
-        "snapshot": snapshot.model_dump(exclude={"created_at"}),
-        "requests": requests,
-        "purges": [_plain_purge(line.entry) for line in read_log(store, f"purges/{job.dataset}/log")],
-        "objects": sorted(_plain_keys(store)),
+        "snapshot": snapshot.model_dump(mode="json", exclude={"created_at"}),
+        "requests": sorted(requests.items()),
+        "purges": [_plain_purge(entry) for entry in purges],
     }
+    texts = {name: repr(value) for name, value in state.items()}
+    names = {entry["batch_id"]: f"batch-{number}" for number, entry in enumerate(purges)}
+    objects = _plain_keys(store)
+    for batch_id, name in names.items():
+        texts = {key: text.replace(batch_id, name) for key, text in texts.items()}
+        objects = [key.replace(batch_id, name) for key in objects]
+    return texts | {"objects": "\n".join(sorted(objects))}
 
 
 def _plain_purge(entry: dict[str, Any]) -> tuple[str, list[tuple[Any, ...]]]:
@@ -164,11 +177,17 @@ def _plain_purge(entry: dict[str, Any]) -> tuple[str, list[tuple[Any, ...]]]:
     return entry["batch_id"], items
 
 
+def predicate_of(envelope: bytes) -> dict[str, Any]:
+    """What a signed envelope says, unverified."""
+    return json.loads(base64.b64decode(json.loads(envelope)["payload"]))["predicate"]
+
+
+_RANDOM = re.compile(r"((?:^|/)model-|receipts/\w+/batches/|marks/[0-9]{8}-)[0-9a-f]{16,}")
 _COUNTED = ("datasets/", "models/", "deletions/", "receipts/", "tombstones/")
 
 
 def _plain_keys(store: ObjectStore) -> list[str]:
     """Keys of what must be there, and no more; where a key holds random digits, without them."""
     keys = [info.key for info in store.list("") if info.key.startswith(_COUNTED)]
-    models = [info.key for info in store.list("runs") if "/attempts/" not in info.key and "/ray/" not in info.key]
-    return keys + ["/".join(part.partition("model-")[1] or part for part in key.split("/")) for key in models]
+    keys += [info.key for info in store.list("runs") if "/attempts/" not in info.key]
+    return [_RANDOM.sub(r"\1*", key) for key in keys]

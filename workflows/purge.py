@@ -68,7 +68,7 @@ def purge(
         return [PurgeItem(**item) for item in noted["items"]]
     lease.check()
     is_held = any(hold.level == "dataset" for hold in ledger.holds())
-    open_batches = {request.batch_id for request in ledger.requests(UNFINISHED_STATES)} - {batch_id, ""}
+    open_batches = {request.batch_id for request in ledger.requests(UNFINISHED_STATES)}
     remnants = list_remnants(store, job, open_batches=open_batches, now=now)
     planned = [] if is_held else _planned(store, job, batch_id, [r for r in remnants if _is_due(r, now)])
     items = [_delete(store, remnant, now=now, is_held=is_held) for remnant in remnants]
