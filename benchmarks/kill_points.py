@@ -26,7 +26,7 @@ STAGES = {
     "/batch.json": "plan",
     "/request.json": "plan",
     "/attempt-": "attempt record",
-    "/states.json": "states for receipts",
+    "/before.json": "states for receipts",
     "/purge.json": "purge",
     "purges/": "purge",
     "locks/": "lease",

@@ -11,14 +11,15 @@ from tests.deletion_world import (
     copy_world,
     delete,
     end_state,
+    ledger_of,
     newest_attempt,
     pairs_of,
-    request_of,
     run_here,
 )
 from tests.tiny_snapshot import user_id
 from tru_core.errors import ConflictError
-from workflows import deletion_finish, deletion_steps, deletions, runs, snapshot_deletion
+from workflows import deletion_finish, deletion_steps, runs, snapshot_deletion
+from workflows import purge as purging
 from workflows.config import JobConfig
 from workflows.publish import current_version, read_versions
 from workflows.snapshot import current_snapshot
@@ -61,87 +62,78 @@ def crash_in(module: Any, name: str, *, after: bool, skip: int = 0) -> Callable[
 
 
 CRASHES = {
-    "before the plan": crash_in(deletions, "plan_batch", after=False),
-    "after the plan": crash_in(deletions, "read_plan", after=True),
+    "before the plan": crash_in(deletion_steps, "plan_batch", after=False),
+    "after the plan": crash_in(deletion_steps, "read_plan", after=True),
     "before the new snapshot's manifest": crash_in(snapshot_deletion, "write_manifest", after=False),
-    "after the new snapshot's files": crash_in(deletions, "write_snapshot_without", after=True),
+    "after the new snapshot's files": crash_in(deletion_steps, "write_snapshot_without", after=True),
     "before training": crash_in(runs, "run_task", after=False),
     "after training": crash_in(runs, "run_task", after=True),
-    "before the version": crash_in(deletions, "publish_version", after=False),
-    "after the version": crash_in(deletions, "publish_version", after=True),
-    "before the snapshot": crash_in(deletions, "publish_snapshot", after=False),
-    "after the snapshot": crash_in(deletions, "publish_snapshot", after=True),
-    "before the records": crash_in(deletions, "write_record", after=False),
-    "between the records": crash_in(deletions, "write_record", after=False, skip=1),
-    "after the records": crash_in(deletions, "write_record", after=True, skip=2),
+    "before the version": crash_in(deletion_steps, "publish_version", after=False),
+    "after the version": crash_in(deletion_steps, "publish_version", after=True),
+    "before the tombstones": crash_in(deletion_steps, "add_tombstones", after=False),
+    "before the snapshot": crash_in(deletion_steps, "publish_snapshot", after=False),
+    "after the snapshot": crash_in(deletion_steps, "publish_snapshot", after=True),
+    "before the purge": crash_in(deletion_finish, "purge", after=False),
+    "in the purge": crash_in(purging, "_delete", after=True, skip=1),
+    "after the purge": crash_in(deletion_finish, "purge", after=True),
+    "before the receipts": crash_in(deletion_finish, "issue", after=False),
+    "after the receipts": crash_in(deletion_finish, "issue", after=True),
+    "before the plan goes": crash_in(deletion_finish, "drop_plan", after=False),
 }
-
-
-LINES = (f"r1,user,{user_id(3)},", f"r2,item,,{item_id(7)}", f"r3,user,{NOT_THERE},")
-
-
-def end_state(store: ObjectStore, model: str = "mgcn") -> dict[str, Any]:
-    """What counts when a batch is over, without times and random prefixes."""
-    versions = [version.model_dump(exclude={"created_at", "manifest"}) for version in read_versions(store, model)]
-    tensors = model_tensors(store, current_version(store, model))
-    snapshot = current_snapshot(store, "tiny")
-    records = [json.loads(store.read(info.key)) for info in store.list(f"deletions/{model}/records")]
-    for record in records:
-        for name in ("planned_at", "published_at", "recorded_at"):
-            record[name] = record[name] is not None
-    return {
-        "versions": versions,
-        "tensors": {name: value.tobytes() for name, value in sorted(tensors.items())},
-        "snapshots": [line.entry["snapshot_id"] for line in read_log(store, dataset_log("tiny"))],
-        "snapshot": snapshot.model_dump(exclude={"created_at"}),
-        "records": records,
-        "marks": sorted(info.key for info in store.list("deletions") if info.key.endswith("/done.json")),
-    }
+FIRST_IN_EFFECT = list(CRASHES).index("after the version")
 
 
 @pytest.fixture(scope="module")
-def unbroken(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def unbroken(trained_world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The end state of a batch that nothing interrupted."""
     folder = tmp_path_factory.mktemp("unbroken")
-    store = open_store(str(folder / "store"))
-    copy_objects(open_store(str(trained_folder)), store)
+    job = copy_world(trained_world, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "run_task", run_here)
-        delete(make_job(str(folder / "store")), folder, *LINES)
-    return end_state(store)
+        delete(job, folder, *LINES)
+    return end_state(job)
+
+
+def crash(job: JobConfig, folder: Path, place: str) -> None:
+    """Run a batch that dies at a place."""
+    with pytest.MonkeyPatch.context() as patch:
+        CRASHES[place](patch)
+        with pytest.raises(Crash):
+            delete(job, folder, *LINES)
 
 
 @pytest.mark.parametrize("place", CRASHES)
 def test_the_same_command_after_a_crash_ends_as_if_there_had_been_none(
-    job: JobConfig, store: ObjectStore, tmp_path: Path, unbroken: dict[str, Any], place: str
+    job: JobConfig, store: ObjectStore, tmp_path: Path, unbroken: dict[str, str], place: str
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        CRASHES[place](patch)
-        with pytest.raises(Crash):
-            delete(job, tmp_path, *LINES)
+    crash(job, tmp_path, place)
     assert newest_attempt(store)["outcome"] == "failed"
-    is_in_effect = "record" in place or "snapshot" in place.split()[-1] or place == "after the version"
+    is_in_effect = list(CRASHES).index(place) >= FIRST_IN_EFFECT
     assert current_version(store, "mgcn").version == (2 if is_in_effect else 1)
-    assert delete(job, tmp_path, *LINES)["num_requests"] == {"not_found": 1, "published": 2}
-    assert end_state(store) == unbroken
-    assert len(unbroken["records"]) == 3
-    assert len(unbroken["versions"]) == 2
+    delete(job, tmp_path, *LINES)
+    assert end_state(job) == unbroken
+    assert ledger_of(job).counts() == {"receipted": 3}
 
 
-@pytest.mark.parametrize("place", ["after the version", "after the snapshot", "between the records"])
+@pytest.mark.parametrize("place", ["after the version", "after the snapshot", "in the purge"])
 def test_another_batch_finishes_the_one_that_took_effect(
     job: JobConfig, store: ObjectStore, tmp_path: Path, place: str
 ) -> None:
-    before = current_snapshot(store, "tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        CRASHES[place](patch)
-        with pytest.raises(Crash):
-            delete(job, tmp_path, *LINES)
+    pairs = pairs_of(store, current_snapshot(store, "tiny"))
+    crash(job, tmp_path, place)
     figures = delete(job, tmp_path, f"r9,user,{user_id(9)},", name="other.csv")
-    assert (figures["num_requests"], figures["version"]) == ({"published": 1}, 3)
-    assert {record_of(store, f"r{n}").version_after for n in (1, 2, 3)} == {2}
-    expected = {pair for pair in pairs_of(store, before) if pair[0] not in (3, 9) and pair[1] != 7}
+    assert [batch["version"] for batch in figures["batches"]] == [2, 3]
+    assert figures["num_requests"] == {"not_found": 1, "published": 3}
+    expected = {pair for pair in pairs if pair[0] not in (3, 9) and pair[1] != 7}
     assert pairs_of(store, current_snapshot(store, "tiny")) == expected
+
+
+def test_an_interrupted_batch_goes_on_as_it_was_planned_whatever_has_come_in_since(
+    job: JobConfig, store: ObjectStore, tmp_path: Path
+) -> None:
+    crash(job, tmp_path, "after training")
+    figures = delete(job, tmp_path, f"r9,user,{user_id(9)},", name="other.csv")
+    assert [len(batch["purge"]) > 0 and batch["num_receipts"] for batch in figures["batches"]] == [3, 1]
 
 
 # --- others at work -----------------------------------------------------------------------------
@@ -159,7 +151,8 @@ def test_a_version_published_during_the_training_wins_and_the_same_command_start
     with pytest.raises(ConflictError, match="version 2 serves"):
         delete(job, tmp_path, *LINES)
     assert current_snapshot(store, "tiny").snapshot_id == "tiny-0"
-    assert not store.list("deletions/mgcn/records")
+    assert ledger_of(job).counts() == {"failed_retryable": 3}
+    assert not store.list("receipts")
     figures = delete(job, tmp_path, *LINES)
     assert (figures["parent_version"], figures["version"]) == (2, 3)
 
@@ -170,9 +163,9 @@ def test_a_model_that_knows_more_than_the_data_set_answers_no_request(
     other = job.model_copy(update={"model": "other"})
     runs.train(other)
     delete(other, tmp_path, *LINES)
-    error = refused(job, tmp_path / "requests.csv")
-    assert isinstance(error, ConflictError)
-    assert "tru train" in str(error)
+    with pytest.raises(ConflictError, match="tru train"):
+        delete(job, tmp_path, *LINES)
+    assert current_version(store, "mgcn").version == 1
     runs.train(job)
     assert delete(job, tmp_path, *LINES)["num_requests"] == {"not_found": 3}
 
@@ -180,15 +173,12 @@ def test_a_model_that_knows_more_than_the_data_set_answers_no_request(
 def test_a_batch_in_effect_is_finished_on_top_of_another_models_batch(
     job: JobConfig, store: ObjectStore, tmp_path: Path
 ) -> None:
-    before, other = current_snapshot(store, "tiny"), job.model_copy(update={"model": "other"})
+    pairs, other = pairs_of(store, current_snapshot(store, "tiny")), job.model_copy(update={"model": "other"})
     runs.train(other)
-    with pytest.MonkeyPatch.context() as patch:
-        CRASHES["before the snapshot"](patch)
-        with pytest.raises(Crash):
-            delete(job, tmp_path, *LINES)
+    crash(job, tmp_path, "before the snapshot")
     delete(other, tmp_path, f"r1,user,{user_id(9)},", f"r2,user,{user_id(3)},", name="other.csv")
     assert delete(job, tmp_path, *LINES)["num_requests"] == {"not_found": 1, "published": 2}
     after = current_snapshot(store, "tiny")
-    assert pairs_of(store, after) == {p for p in pairs_of(store, before) if p[0] not in (3, 9) and p[1] != 7}
+    assert pairs_of(store, after) == {p for p in pairs if p[0] not in (3, 9) and p[1] != 7}
     assert after.num_deleted_users == 2
     assert len(read_versions(store, "mgcn")) == 2

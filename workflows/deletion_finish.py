@@ -6,9 +6,9 @@ from typing import Any
 
 from workflows.deletion_attempts import attempt_figures, published_attempt
 from workflows.deletion_plan import BatchPlan
-from workflows.deletion_receipts import issue, keep_states
+from workflows.deletion_receipts import issue
 from workflows.deletion_steps import Work, drop_plan, publish_data, utc_now, version_of
-from workflows.publish import Version, read_versions
+from workflows.publish import Version
 from workflows.purge import PurgeItem, purge
 from workflows.storage import ObjectStore
 
@@ -28,15 +28,13 @@ def finish(work: Work, plan: BatchPlan) -> DoneBatch:
     store, request_ids = work.store, plan.request_ids
     snapshot_id = publish_data(work, plan)
     published = version_of(store, plan)
-    version = published or read_versions(store, plan.model)[plan.version - 1]
     outcomes = {request.request_id: request.outcome for request in plan.requests}
     work.advance(request_ids, "published", batch_id=plan.batch_id, outcome=outcomes)
-    states = keep_states(work, plan, version, snapshot_id)  # before the purge: it reads files that go
     items = purge(
         store, work.job, work.ledger, work.lease, now=utc_now(), batch_id=plan.batch_id, request_ids=request_ids
     )
     work.advance(request_ids, "purged", batch_id=plan.batch_id)
-    num_receipts = issue(work, plan, states, published=published, items=items)
+    num_receipts = issue(work, plan, published=published, snapshot_id=snapshot_id, items=items)
     work.advance(request_ids, "receipted", batch_id=plan.batch_id)
     figures = _figures(store, plan, published, snapshot_id=snapshot_id, items=items) | {"num_receipts": num_receipts}
     drop_plan(store, plan)

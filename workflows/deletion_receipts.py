@@ -30,7 +30,7 @@ from workflows.publish import Version, read_versions
 from workflows.purge import PurgeItem, purge_time
 from workflows.receipt_log import issue_receipts
 from workflows.snapshot import read_manifest
-from workflows.storage import canonical_json, read_json
+from workflows.storage import ObjectStore, canonical_json, read_json
 
 _WAIVED = {
     "deadline": "a deadline was near",
@@ -40,47 +40,51 @@ _WAIVED = {
 }
 
 
-class BatchStates(Settings):
-    """Data and model before and after a batch, as its receipts state them."""
+class StatesBefore(Settings):
+    """Data and model before a batch, as its receipts state them."""
 
-    data_before: DataState
-    data_after: DataState
-    model_before: ModelState
-    model_after: ModelState
+    data: DataState
+    model: ModelState
 
 
-def keep_states(work: Work, plan: BatchPlan, version: Version, snapshot_id: str) -> BatchStates:
-    """Write down the states that receipts need, or read what is there. Before the purge: it deletes files of both.
+def keep_states(store: ObjectStore, plan: BatchPlan) -> None:
+    """Write down what receipts say of the time before. To be called before anything is published or purged.
 
     Raises:
         IntegrityError: If a file differs from its digest.
     """
-    store, key = work.store, batch_key(plan.model, plan.batch_id, "states")
+    key = _states_key(plan)
     if not store.exists(key):
         before = read_versions(store, plan.model)[plan.version - 1]
-        entry = snapshot_entry(store, plan.dataset, snapshot_id)
-        model_before = model_state(store, before)
-        states = BatchStates(
-            data_before=data_state(plan.snapshot, read_manifest(store, plan.snapshot)),
-            data_after=data_state(entry, read_manifest(store, entry)),
-            model_before=model_before,
-            model_after=model_before if version == before else model_state(store, version),
-        )
+        data = data_state(plan.snapshot, read_manifest(store, plan.snapshot))
+        states = StatesBefore(data=data, model=model_state(store, before))
         store.put_if_absent(key, canonical_json(states.model_dump(mode="json"), where=key))
+
+
+def _states_key(plan: BatchPlan) -> str:
+    return batch_key(plan.model, plan.batch_id, "before")
+
+
+def _read_states(store: ObjectStore, plan: BatchPlan) -> StatesBefore:
+    key = _states_key(plan)
     try:
-        return BatchStates.model_validate(read_json(store, key))
+        return StatesBefore.model_validate(read_json(store, key))
     except ValidationError as error:
-        raise IntegrityError(f"{key} does not hold the states of a batch. Restore it from a backup.") from error
+        raise IntegrityError(f"{key} does not hold the states before a batch. Restore it from a backup.") from error
 
 
 def issue(
-    work: Work, plan: BatchPlan, states: BatchStates, *, published: Version | None, items: Sequence[PurgeItem]
+    work: Work, plan: BatchPlan, *, published: Version | None, snapshot_id: str, items: Sequence[PurgeItem]
 ) -> int:
     """Write the receipts of a batch, or leave those that are there. Returns how many requests have one.
 
     Args:
         published: The version that the batch published; None if it needed none.
+        snapshot_id: Of the snapshot that holds the result.
     """
+    before = _read_states(work.store, plan)
+    entry = snapshot_entry(work.store, plan.dataset, snapshot_id)
+    data_after = data_state(entry, read_manifest(work.store, entry))
     attempt = published_attempt(work.store, plan, published) if published is not None else None
     purged_at = purge_time(work.store, work.job, plan.batch_id)
     statement = BatchStatement(
@@ -94,7 +98,11 @@ def issue(
             issued_at=utc_now().isoformat(),
         ),
         forget_count=Counts(users=len(plan.rows.users), items=len(plan.rows.items), interactions=len(plan.rows.pairs)),
-        retain_count=states.data_after.num_interactions,
+        retain_count=data_after.num_interactions,
+        data_before=before.data,
+        data_after=data_after,
+        model_before=before.model,
+        model_after=before.model if published is None else model_state(work.store, published),
         method=_method(attempt),
         claim=claim_for(attempt.method if attempt is not None else "none", _verdict(attempt)),
         audits=_audits(attempt),
@@ -103,7 +111,6 @@ def issue(
         known_limits=_limits(plan, attempt),
         unsafe_single_writer=False,
         identity_key_id=work.identity.key_id,
-        **dict(states),
     )
     found = work.ledger.find_many(plan.request_ids)
     outcomes = {request.request_id: request.outcome for request in plan.requests}

@@ -19,6 +19,7 @@ from workflows.config import JobConfig
 from workflows.deletion_attempts import AuditFunction, audit_batch
 from workflows.deletion_choice import choose, submission_id
 from workflows.deletion_finish import DoneBatch, finish
+from workflows.deletion_receipts import keep_states
 from workflows.deletion_steps import (
     Work,
     find_plan,
@@ -157,8 +158,8 @@ def _check_processable(ledger: Ledger, request_ids: list[str], source: str) -> N
     if set(states) <= {"held", "received"}:
         found = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
         raise PolicyError(
-            f"{source}: no request may be carried out now ({found}). They are kept, and nothing was deleted. Release the "
-            f"holds with `tru delete release`, or verify the requesters with `tru delete verify-request`."
+            f"{source}: no request may be carried out now ({found}). They are kept, and nothing was deleted. "
+            f"Release the holds with `tru delete release`, or verify the requesters with `tru delete verify-request`."
         )
 
 
@@ -208,6 +209,7 @@ def _carry_out(work: Work, progress: _Progress, request_ids: list[str], waived: 
         request_ids = plan.request_ids
         work.advance(request_ids, "processing", batch_id=plan.batch_id)
         try:
+            keep_states(work.store, plan)
             attempt = prepare(work, plan)
             held = work.ledger.held(request_ids)
             if not held and attempt is not None:
@@ -238,8 +240,8 @@ def _hold_back(work: Work, progress: _Progress, request_ids: list[str], held: se
 def _too_large(work: Work, request_ids: list[str]) -> PolicyError:
     return PolicyError(
         f"{len(request_ids)} requests ({', '.join(request_ids[:5])}) name, each alone, more than "
-        f"{work.job.delete.max_share:.1%} of the training interactions (delete.max_share). They stay queued; the others "
-        f"were carried out. Set delete.on_large: retrain in the job file, or raise delete.max_share."
+        f"{work.job.delete.max_share:.1%} of the training interactions (delete.max_share). They stay queued; the "
+        f"others were carried out. Set delete.on_large: retrain in the job file, or raise delete.max_share."
     )
 
 

@@ -136,38 +136,48 @@ def _orphan_until(name: str) -> datetime | None:
 
 
 def _models(scope: _Scope) -> Iterator[Remnant]:
-    """Versions of every model of the data set. Marks those whose files stay as protected."""
+    """Versions of every model of the data set. Marks those whose files stay as protected.
+
+    Two models, or two versions, may name one and the same saved state.
+    """
     names = sorted({info.key.split("/")[1] for info in scope.store.list("models")})
-    for name in names:
-        versions = read_versions(scope.store, name)
+    logs = {name: versions for name in names if (versions := read_versions(scope.store, name))}
+    for versions in logs.values():
         scope.manifests |= {version.manifest.key for version in versions}
-        if versions and versions[-1].dataset == scope.job.dataset:
-            yield from _versions(scope, name, versions)
+        scope.protected.add(_model_prefix(versions[-1]))
+        scope.protected |= {_model_prefix(version) for version in versions if version.dataset != scope.job.dataset}
+    own = {name: versions for name, versions in logs.items() if versions[-1].dataset == scope.job.dataset}
+    withdrawn = [(name, *pair) for name, versions in own.items() for pair in pairwise(versions)]
+    for _, version, following in withdrawn:
+        if not (scope.is_old(version.snapshot_id) and _grace_ends(scope, following) <= scope.now):
+            scope.protected.add(_model_prefix(version))
+    for name, versions in own.items():
+        serving = versions[-1]
+        if name != scope.job.model and scope.is_old(serving.snapshot_id):
+            reason = f"version {serving.version} serves and is from before the deletion: train it anew or delete there"
+            yield Remnant("other_model", name, [], reason=reason)
+    serving_prefixes = {_model_prefix(versions[-1]) for versions in logs.values()}
+    for name, version, following in withdrawn:
+        if scope.is_old(version.snapshot_id) and _model_prefix(version) not in serving_prefixes:
+            yield from _withdrawn(scope, name, version, until=_grace_ends(scope, following))
 
 
-def _versions(scope: _Scope, model: str, versions: list[Version]) -> Iterator[Remnant]:
-    serving = versions[-1]
-    scope.protected.add(_model_prefix(serving))
-    if model != scope.job.model and scope.is_old(serving.snapshot_id):
-        reason = f"version {serving.version} serves and is from before the deletion: train it anew, or delete there too"
-        yield Remnant("other_model", model, [], reason=reason)
-    label = "" if model == scope.job.model else f"{model} "
-    for version, following in pairwise(versions):
-        prefix = _model_prefix(version)
-        if prefix == _model_prefix(serving):
-            continue
-        until = datetime.fromisoformat(following.created_at) + timedelta(days=scope.job.delete.grace_days)
-        is_due = until <= scope.now
-        if not (is_due and scope.is_old(version.snapshot_id)):
-            scope.protected.add(prefix)
-        if not scope.is_old(version.snapshot_id):
-            continue
-        objects = [info for info in scope.store.list(prefix) if not info.key.endswith("/manifest.json")]
-        if objects:
-            reason = "" if is_due else "it is withdrawn and kept for the days of grace"
-            yield Remnant(
-                "model_version", f"{label}{version.version}", objects, until=None if is_due else until, reason=reason
-            )
+def _grace_ends(scope: _Scope, following: Version) -> datetime:
+    """When the files of a version may go: days of grace after the next one was published."""
+    return datetime.fromisoformat(following.created_at) + timedelta(days=scope.job.delete.grace_days)
+
+
+def _withdrawn(scope: _Scope, model: str, version: Version, *, until: datetime) -> Iterator[Remnant]:
+    prefix = _model_prefix(version)
+    objects = [info for info in scope.store.list(prefix) if not info.key.endswith("/manifest.json")]
+    if not objects:
+        return
+    name = str(version.version) if model == scope.job.model else f"{model} {version.version}"
+    if prefix in scope.protected:
+        until = max(until, _after(scope.now, ORPHAN_HOURS)) if until <= scope.now else until
+        yield Remnant("model_version", name, objects, until=until, reason="it is withdrawn and in its days of grace")
+    else:
+        yield Remnant("model_version", name, objects)
 
 
 def _model_prefix(version: Version) -> str:
