@@ -50,6 +50,7 @@ def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
     from workflows.cluster import connected
     from workflows.config import ScalingConfig, load_settings, parse
     from workflows.ingest import IngestConfig, import_dataset
+    from workflows.keys import KeysConfig
     from workflows.storage import StorageConfig, open_store
 
     root, name = split_dataset_url(arguments.to)
@@ -63,7 +64,7 @@ def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
     storage = parse(StorageConfig, {"url": root, "endpoint_url": arguments.endpoint_url}, where="--to")
     source = parse(StorageConfig, {"url": arguments.source, "endpoint_url": arguments.endpoint_url}, where="source")
     with connected(ScalingConfig()):
-        manifest = import_dataset(source, open_store(storage), name, settings)
+        manifest = import_dataset(source, open_store(storage), name, settings, keys=KeysConfig(folder=arguments.keys))
     return {
         "dataset": name,
         "snapshot_id": manifest.snapshot_id,
@@ -182,6 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("source", help="folder or s3:// prefix with interactions and features")
     importing.add_argument("--to", required=True, help="<storage>/datasets/<name>")
     importing.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
+    importing.add_argument(
+        "--keys", default="keys", help="folder of the identity key, where the storage has tombstones"
+    )
     importing.add_argument("--settings", help="YAML file with import settings (columns, policies, buckets)")
     importing.add_argument("--layout", choices=["auto", "tru", "mmrec", "recbole"])
     importing.add_argument("--split", choices=["auto", "given", "random", "time"])
