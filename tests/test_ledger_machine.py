@@ -57,6 +57,9 @@ class LedgerMachine(RuleBasedStateMachine):
         error = _error_of(lambda: ledger.advance([name], to, batch_id=batch_id))
         if before is None:
             assert isinstance(error, MissingObjectError)
+        elif to in ("verified", "duplicate") or (before.state == "duplicate" and to in ("queued", "held")):
+            assert isinstance(error, ConflictError) == (to != before.state or batch_id not in ("", before.batch_id))
+            assert ledger.head == head
         elif to in TRANSITIONS[before.state]:
             assert error is None
         elif to == before.state and batch_id in ("", before.batch_id):
@@ -113,13 +116,13 @@ class LedgerMachine(RuleBasedStateMachine):
         taken = [r for r in requests if r.state in OPEN_STATES and r.state != "received"]
         assert len({r.subject_digest for r in taken}) == len(taken)  # a subject is in one open request
         held = {r.request_id for r in requests if any(hold.covers(r) for hold in ledger.holds())}
-        assert not held & {r.request_id for r in requests if r.state in ("verified", "queued", "failed_retryable")}
+        assert not held & {r.request_id for r in requests if r.state in ("verified", "queued")}
         assert {r.request_id for r in requests if r.state == "held"} <= held
         for r in requests:
             if r.state == "duplicate":
                 assert by_id[r.duplicate_of].state in (*OPEN_STATES, *DONE_STATES)
         due = [r.request_id for r in ledger.due(NOW + timedelta(days=1))]
-        assert set(due) == {r.request_id for r in requests if r.state in ("queued", "failed_retryable")}
+        assert set(due) == {r.request_id for r in requests if r.state in ("queued", "failed_retryable")} - held
 
 
 def _view(ledger: Ledger) -> tuple[list[LedgerRequest], dict, list]:
