@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tru_core.errors import ConfigError, TruError
-from workflows import cli_receipts
+from workflows import cli_ledger, cli_receipts
 from workflows.tables import print_comparison, print_figures, print_sweep
 
 if TYPE_CHECKING:
@@ -215,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     running = add(delete, "run", "Forget one batch of requests and publish the new version.", _delete_run)
     running.add_argument("job", help="job file (YAML)")
     running.add_argument("--requests", required=True, help="CSV: request_id, kind, user_id, item_id")
+    cli_ledger.add_commands(delete, add, _load_job)
     result = add(commands, "result", "Say how a run's newest attempt ended, with its exit code.", _result)
     result.add_argument("run_id")
     result.add_argument("--storage", required=True, help="folder or s3://bucket/prefix")
@@ -228,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _exit_code(arguments: argparse.Namespace, figures: dict[str, Any]) -> int:
     """The code of a command that has figures: of another run's outcome, or of what failed in a comparison."""
-    if arguments.command == "result":
+    if "exit_code" in figures:
         return int(figures["exit_code"])
     failed = figures.get("failed", [])
     return int(failed[0]["exit_code"]) if failed else 0
@@ -251,6 +252,8 @@ def _print_json(value: dict[str, Any]) -> None:
 def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
     if arguments.json:
         _print_json(figures)
+    elif hasattr(arguments, "show"):
+        arguments.show(figures)
     elif "rows" in figures:
         from workflows.compare import summary_rows
 

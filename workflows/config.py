@@ -19,6 +19,7 @@ from tru_core.settings import Settings
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.grid_config import BackboneConfig, CompareConfig, ForgetConfig
 from workflows.keys import KeysConfig
+from workflows.ledger_config import LedgerConfig
 from workflows.parsing import load_settings, parse
 from workflows.storage import StorageConfig, check_name
 
@@ -110,6 +111,7 @@ class JobConfig(Settings):
     scaling: ScalingConfig = Field(default_factory=ScalingConfig)
     sweep: SweepConfig = Field(default_factory=SweepConfig)
     delete: DeleteConfig = Field(default_factory=DeleteConfig)
+    ledger: LedgerConfig = Field(default_factory=LedgerConfig)
     keys: KeysConfig = Field(default_factory=KeysConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
 
