@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tru_core.errors import ConfigError, TruError
-from workflows import cli_audit, cli_deletions, cli_receipts
+from workflows import cli_audit, cli_deletions, cli_ledger, cli_receipts
 from workflows.tables import print_comparison, print_figures, print_sweep
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
     from workflows.cluster import connected
     from workflows.config import ScalingConfig, load_settings, parse
     from workflows.ingest import IngestConfig, import_dataset
+    from workflows.keys import KeysConfig
     from workflows.storage import StorageConfig, open_store
 
     root, name = split_dataset_url(arguments.to)
@@ -63,7 +64,7 @@ def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
     storage = parse(StorageConfig, {"url": root, "endpoint_url": arguments.endpoint_url}, where="--to")
     source = parse(StorageConfig, {"url": arguments.source, "endpoint_url": arguments.endpoint_url}, where="source")
     with connected(ScalingConfig()):
-        manifest = import_dataset(source, open_store(storage), name, settings)
+        manifest = import_dataset(source, open_store(storage), name, settings, keys=KeysConfig(folder=arguments.keys))
     return {
         "dataset": name,
         "snapshot_id": manifest.snapshot_id,
@@ -174,6 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("source", help="folder or s3:// prefix with interactions and features")
     importing.add_argument("--to", required=True, help="<storage>/datasets/<name>")
     importing.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
+    importing.add_argument(
+        "--keys", default="keys", help="folder of the identity key, where the storage has tombstones"
+    )
     importing.add_argument("--settings", help="YAML file with import settings (columns, policies, buckets)")
     importing.add_argument("--layout", choices=["auto", "tru", "mmrec", "recbole"])
     importing.add_argument("--split", choices=["auto", "given", "random", "time"])
@@ -203,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     cli_deletions.add_delete_commands(delete, add, _load_job)
     cli_deletions.add_version_commands(commands, add, _load_job)
+    cli_ledger.add_commands(delete, add, _load_job)
     result = add(commands, "result", "Say how a run's newest attempt ended, with its exit code.", _result)
     result.add_argument("run_id")
     result.add_argument("--storage", required=True, help="folder or s3://bucket/prefix")
@@ -218,7 +223,7 @@ def _exit_code(arguments: argparse.Namespace, figures: dict[str, Any]) -> int:
     """The code of a command that has figures: of another run's outcome, or of what failed in a comparison."""
     if arguments.command == "audit":
         return cli_audit.exit_code(figures)
-    if arguments.command == "result":
+    if "exit_code" in figures:
         return int(figures["exit_code"])
     failed = figures.get("failed", [])
     return int(failed[0]["exit_code"]) if failed else 0
@@ -241,6 +246,8 @@ def _print_json(value: dict[str, Any]) -> None:
 def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
     if arguments.json:
         _print_json(figures)
+    elif hasattr(arguments, "show"):
+        arguments.show(figures)
     elif "rows" in figures:
         from workflows.compare import summary_rows
 

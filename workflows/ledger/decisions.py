@@ -18,6 +18,7 @@ from workflows.ledger.states import CANCELLABLE_STATES, TRANSITIONS, WAITING_STA
 from workflows.ledger.submission import place, queue_or_hold
 from workflows.ledger_config import LedgerConfig
 
+_LEDGERS_OWN: tuple[State, ...] = ("verified", "duplicate")
 _ENDED_UNDONE: tuple[State, ...] = ("denied", "cancelled", "failed_terminal")
 
 
@@ -62,12 +63,20 @@ def decide_advance(
     for request in require(book, request_ids):
         if request.state == to and batch_id in ("", request.batch_id):
             continue
-        check_transition(request.state, to, where=f"deletion request {request.request_id}")
+        where = f"deletion request {request.request_id}"
+        check_transition(request.state, to, where=where)
+        if to in _LEDGERS_OWN or (request.state == "duplicate" and to != "cancelled"):
+            raise ConflictError(
+                f"{where} is {request.state}; whether it becomes {to} follows from verification, from holds and from "
+                "the request that it repeats. Nothing was written. Verify it, or cancel what it repeats."
+            )
         moving.append(request)
     if not moving:
         return None
-    if to == "held":  # a hold may have been released since the caller looked: then it is queued again
-        return Decision([{"request_id": request.request_id} | queue_or_hold(request, book) for request in moving])
+    if to in ("held", "queued"):  # whichever a hold in force says: it may have come or gone since the caller looked
+        common = {"batch_id": batch_id} if batch_id else {}
+        own = [{"request_id": request.request_id} | queue_or_hold(request, book) for request in moving]
+        return Decision([change | {"reason": change["reason"] or reason} for change in own], common)
     common = {"state": to} | ({"batch_id": batch_id} if batch_id else {}) | ({"reason": reason} if reason else {})
     changes: list[Change] = []
     for request in moving:

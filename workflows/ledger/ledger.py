@@ -199,8 +199,8 @@ class Ledger:
         """Bring requests into a state, all by one log entry. Those that are there with the same batch are left.
 
         When a request ends without having been carried out (denied, cancelled, failed_terminal), the first of those
-        that repeat it takes its place in the queue, in the same entry. ``held`` is for what a hold covers; what none
-        covers any more is queued instead.
+        that repeat it takes its place in the queue, in the same entry. ``held`` and ``queued`` are whichever of the two
+        the holds in force say. What is verified or a duplicate is decided by the ledger alone.
 
         Args:
             batch_id: The batch that does it; "" keeps the batch that a request has.
