@@ -255,6 +255,8 @@ def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
         print_sweep(figures)
     elif "attested_only" in figures:
         cli_receipts.print_verification(figures)
+    elif arguments.command == "doctor":
+        cli_receipts.print_findings(figures)
     else:
         print_figures(figures)
 

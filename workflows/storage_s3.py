@@ -52,6 +52,14 @@ class S3Store:
     def url(self) -> str:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
+    @property
+    def unsafe_single_writer(self) -> bool:
+        return self._config.unsafe_single_writer
+
+    def raw_client(self) -> tuple[Any, str, str]:
+        """The SDK's client, the bucket, and what stands before every key. For examining the service alone."""
+        return self._open_client(), self._bucket, self._prefix
+
     def __repr__(self) -> str:
         return f"S3Store({self.url!r})"
 
@@ -62,8 +70,10 @@ class S3Store:
 
         def attempt(client: Any) -> bool:
             nonlocal is_unsure
-            if is_unsure and (found := self._find_writer(client, name, body)) is not None:
-                return found in (writer, "")
+            # A store that is trusted with one writer only may replace what is there, so it is asked before.
+            must_look = is_unsure or self._config.unsafe_single_writer
+            if must_look and (found := self._find_writer(client, name, body)) is not None:
+                return found == writer or (is_unsure and found == "")
             try:
                 client.put_object(Bucket=self._bucket, Key=name, Body=body, IfNoneMatch="*", Metadata={_WRITER: writer})
             except boto.ClientError as error:
