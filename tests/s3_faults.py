@@ -4,7 +4,7 @@ import http.client
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,7 +36,9 @@ class Proxy:
     target: str
     url: str = ""
     keeps_metadata: bool = True
+    lost_header: str = ""  # a condition that the service ignores, in small letters
     faults: list[str | Answer | None] = field(default_factory=list)
+    choose: Callable[[], str | Answer | None] = lambda: None  # behind the list, for every request
     methods: list[str] = field(default_factory=list)
 
 
@@ -65,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         proxy = self.proxy
         proxy.methods.append(self.command)
-        fault = proxy.faults.pop(0) if proxy.faults else None
+        fault = proxy.faults.pop(0) if proxy.faults else proxy.choose()
         if fault == DROP:
             self._hang_up()
         elif isinstance(fault, Answer):
@@ -87,7 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.proxy.target, timeout=30)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        left_out = ("expect", self.proxy.lost_header)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
         try:
             connection.request(self.command, self.path, body=body, headers=headers)
             answer = connection.getresponse()

@@ -23,7 +23,7 @@ from workflows.storage_s3 import S3Store
 
 NUM_WRITERS = 8
 NUM_ROUNDS = 100
-_NUM_OBJECTS = 10  # in the probes that need no race
+NUM_OBJECTS = 10  # in the probes that need no race
 
 Outcome = Literal["passed", "failed", "reported"]
 
@@ -120,12 +120,12 @@ def _require(is_met: bool, problem: str) -> None:
 
 
 def _create_only(store: ObjectStore, folder: str, *, is_same: bool) -> str:
-    for number in range(_NUM_OBJECTS):
+    for number in range(NUM_OBJECTS):
         key, second = f"{folder}/{number}", b"first" if is_same else b"second"
         _require(store.put_if_absent(key, b"first"), f"object {number} could not be created: the key was never used")
         _require(not store.put_if_absent(key, second), f"create {number} of an object that was there was not refused")
         _require(store.read(key) == b"first", f"object {number} was replaced")
-    return f"{_NUM_OBJECTS} of {_NUM_OBJECTS} second creates refused"
+    return f"{NUM_OBJECTS} of {NUM_OBJECTS} second creates refused"
 
 
 def _contended(store: ObjectStore, folder: str, *, num_rounds: int) -> str:
@@ -151,25 +151,25 @@ def _contended(store: ObjectStore, folder: str, *, num_rounds: int) -> str:
 
 
 def _read_after_write(store: ObjectStore, folder: str) -> str:
-    for number in range(_NUM_OBJECTS):
+    for number in range(NUM_OBJECTS):
         key, body = f"{folder}/{number}", uuid.uuid4().bytes * 1000
         _require(not store.exists(key), f"object {number} is there before it was written")
         store.put_if_absent(key, body)
         _require(store.exists(key) and _read_or_none(store, key) == body, f"object {number} was not there at once")
-    return f"{_NUM_OBJECTS} of {_NUM_OBJECTS} objects read at once"
+    return f"{NUM_OBJECTS} of {NUM_OBJECTS} objects read at once"
 
 
 def _list_after_write(store: ObjectStore, folder: str) -> str:
-    for number in range(_NUM_OBJECTS):
+    for number in range(NUM_OBJECTS):
         store.put_if_absent(f"{folder}/{number:04d}", b"x" * number)
         found = [(info.key, info.size_bytes) for info in store.list(folder)]
         expected = [(f"{folder}/{place:04d}", place) for place in range(number + 1)]
         _require(found == expected, f"a listing showed {len(found)} objects of {number + 1}, or wrong sizes")
-    return f"each of {_NUM_OBJECTS} listings whole"
+    return f"each of {NUM_OBJECTS} listings whole"
 
 
 def _delete(store: ObjectStore, folder: str) -> str:
-    for number in range(_NUM_OBJECTS):
+    for number in range(NUM_OBJECTS):
         key = f"{folder}/{number}"
         store.put_if_absent(key, b"first")
         store.delete(key)
@@ -178,7 +178,7 @@ def _delete(store: ObjectStore, folder: str) -> str:
         _require(store.put_if_absent(key, b"second"), f"the key of deleted object {number} was not free")
         _require(_read_or_none(store, key) == b"second", f"object {number} is not the one written after the delete")
         store.delete(key)
-    return f"{_NUM_OBJECTS} of {_NUM_OBJECTS} gone at once, their keys free"
+    return f"{NUM_OBJECTS} of {NUM_OBJECTS} gone at once, their keys free"
 
 
 def _names_as_written(store: ObjectStore, folder: str) -> str:
