@@ -16,6 +16,7 @@ DROP_ANSWER = "drop answer"  # the server does it, the client never hears
 FAIL_ANSWER = "fail answer"  # the server does it, the client hears of an internal error
 HANG_ANSWER = "hang answer"  # the server does it, the client hears nothing for 5 seconds
 TWICE = "twice"  # a proxy repeats the request: the client hears the second answer
+SILENT = "silent"  # nothing is heard, and the connection stays
 CUT = "cut"  # the answer ends in the middle
 TRICKLE = "trickle"  # the answer comes byte by byte, 20 bytes a second
 
@@ -40,6 +41,7 @@ class Proxy:
     faults: list[str | Answer | None] = field(default_factory=list)
     choose: Callable[[], str | Answer | None] = lambda: None  # behind the list, for every request
     methods: list[str] = field(default_factory=list)
+    is_over: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
@@ -54,6 +56,7 @@ def run_proxy(target: str) -> Iterator[Proxy]:
     try:
         yield proxy
     finally:
+        proxy.is_over.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -69,6 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
         proxy.methods.append(self.command)
         fault = proxy.faults.pop(0) if proxy.faults else proxy.choose()
         if fault == DROP:
+            self._hang_up()
+        elif fault == SILENT:
+            proxy.is_over.wait(60)
             self._hang_up()
         elif isinstance(fault, Answer):
             self._answer(fault)
