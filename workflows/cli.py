@@ -262,6 +262,8 @@ def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
         print(figures["submission_id"])
     elif "attested_only" in figures:
         cli_receipts.print_verification(figures)
+    elif arguments.command == "doctor":
+        cli_receipts.print_findings(figures)
     else:
         print_figures(figures)
 

@@ -1,4 +1,4 @@
-"""Commands for keys and receipts: ``tru keys new``, ``tru verify``."""
+"""Commands for keys, receipts and storage: ``tru keys new``, ``tru verify``, ``tru doctor``."""
 
 import argparse
 from collections.abc import Callable
@@ -38,12 +38,36 @@ def add_commands(commands: Any, add: Add) -> None:
     verifying.add_argument("--identity-key", metavar="FILE", help="identity.key: check whom the receipt is about")
     verifying.add_argument("--user", metavar="ID", help="outside id; with --item, of an interaction")
     verifying.add_argument("--item", metavar="ID", help="outside id")
+    examining = add(commands, "doctor", "Try out whether a storage keeps what publication and purge rest on.", _doctor)
+    examining.add_argument("storage", metavar="STORAGE", help="folder or s3://bucket/prefix")
+    examining.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
+    examining.add_argument("--rounds", type=_count, default=100, help="races of 8 writers for one key; default 100")
 
 
 def _days(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 36_500:
         raise argparse.ArgumentTypeError(f"expected a whole number of days from 1 to 36500, found {text!r}")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100000, found {text!r}")
+    return int(text)
+
+
+def _doctor(arguments: argparse.Namespace) -> Figures:
+    from workflows.doctor import diagnose
+    from workflows.storage import open_store
+
+    return diagnose(open_store(_storage_config(arguments)), num_rounds=arguments.rounds)
+
+
+def print_findings(figures: Figures) -> None:
+    """Print what an examination of a storage found, a line for each property."""
+    print(f"storage {figures['storage']}")
+    for finding in figures["findings"]:
+        print(f"  {finding['outcome']:<9} {finding['name']:<27} {finding['detail']}")
 
 
 def _keys_new(arguments: argparse.Namespace) -> Figures:
@@ -118,8 +142,8 @@ def _storage_config(arguments: argparse.Namespace) -> "StorageConfig":
     from workflows.parsing import parse
     from workflows.storage import StorageConfig
 
-    values = {"url": arguments.files or arguments.storage, "endpoint_url": arguments.endpoint_url}
-    return parse(StorageConfig, values, where="--storage")
+    url = getattr(arguments, "files", None) or arguments.storage
+    return parse(StorageConfig, {"url": url, "endpoint_url": arguments.endpoint_url}, where="storage")
 
 
 def print_verification(figures: Figures) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tru_core.errors import ConflictError, IntegrityError, MissingObjectError
 from tru_core.settings import Settings
 from workflows.storage import FileEntry, ObjectStore, append_log_entry, model_log, read_log
+from workflows.storage_check import require_create_only
 
 
 class Version(Settings):
@@ -100,7 +101,9 @@ def publish_version(
 
     Raises:
         ConflictError: If another version was published meanwhile.
+        IntegrityError: If the storage would let two publishers win.
     """
+    require_create_only(store)
     versions = read_versions(store, model)
     known = _find_version(versions, manifest, run_id)
     if known is not None:

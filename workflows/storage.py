@@ -113,6 +113,11 @@ class ObjectStore(Protocol):
         """Where the store lies, for messages."""
         ...
 
+    @property
+    def unsafe_single_writer(self) -> bool:
+        """Whether the storage's settings allow publishing without a check that of two writers one wins."""
+        ...
+
     def put_if_absent(self, key: str, body: bytes) -> bool:
         """Create an object, or leave what is there.
 
@@ -161,7 +166,9 @@ def open_store(config: StorageConfig | str) -> ObjectStore:
             config = StorageConfig(url=config)
         except ValidationError as error:
             raise ConfigError("storage url is empty or malformed. Expected a folder or s3://...") from error
-    return S3Store(config) if is_s3(config.url) else LocalStore(folder_of_url(config.url))
+    if is_s3(config.url):
+        return S3Store(config)
+    return LocalStore(folder_of_url(config.url), unsafe_single_writer=config.unsafe_single_writer)
 
 
 # --- logs ---------------------------------------------------------------------------------------

@@ -135,6 +135,16 @@ def receipts_key(model: str, digest: str) -> str:
     return f"receipts/{check_name(model)}/batches/{_part(digest)}.jsonl"
 
 
+def create_only_key() -> str:
+    """The one object by which a store is asked whether it refuses a second create."""
+    return "doctor/create-only"
+
+
+def doctor_prefix(attempt_id: str) -> str:
+    """The folder of one examination of a store. It is empty afterwards."""
+    return f"doctor/{_part(attempt_id)}"
+
+
 def run_prefix(run_id: str) -> str:
     """The folder of one run: checkpoints, metrics, result."""
     return f"runs/{_part(run_id)}"
