@@ -73,13 +73,13 @@ def _examine_stage(task: WorkerTask) -> None:
 def _kept(store: ObjectStore, run: GridRun, name: str) -> Kept:
     """What a finished run kept."""
     result = read_json(store, run.key)
-    entries = {part: result[part] for part in ("model", "vectors") if part in result}
+    entries = {part: result[part] for part in ("model", "look") if part in result}
     return Kept.model_validate({"name": name, "seed": run.seed} | entries)
 
 
 def _shadow_entries(store: ObjectStore, grid: AuditGrid) -> list[FileEntry]:
     keys = [stage_result_key(run.task.run_id, stage.name) for run in grid.shadows for stage in run.task.stages]
-    return [FileEntry.model_validate(read_json(store, key)["vectors"]) for key in keys]
+    return [FileEntry.model_validate(read_json(store, key)["look"]) for key in keys]
 
 
 def _candidate_kept(

@@ -10,17 +10,17 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, NonNegativeInt
-
 from tru_core.audits.attacks import ATTACKS, OPTIMISED
+
 from tru_core.audits.base import AuditCase, Measurement, Shadow, System, Trainer, system_of
 from tru_core.audits.injection import INJECTION, injection_measurement
 from tru_core.audits.shadows import draw_members
 from tru_core.audits.verdict import judge
-from tru_core.errors import ConfigError, DataError
+from tru_core.errors import ConfigError, DataError, IntegrityError
 from tru_core.settings import Settings
 from tru_core.unlearning.problem import measure
 from workflows.measuring import outcome_figures
-from workflows.shadow_models import read_vectors
+from workflows.shadow_models import Look, members_digest, read_look
 from workflows.storage import FileEntry
 from workflows.worker import TaskRun
 
@@ -33,14 +33,14 @@ class Kept(Settings):
     Attributes:
         name, seed: What tables call it, and its training's seed.
         model: The model's manifest; None where several models' scores are added.
-        vectors: The output vectors' manifest where there is no single model.
+        look: The manifest of what was kept where there is no whole model.
         is_masked: Its lists never show the forgotten pairs.
     """
 
     name: str
     seed: NonNegativeInt
     model: FileEntry | None = None
-    vectors: FileEntry | None = None
+    look: FileEntry | None = None
     is_masked: bool = False
 
 
@@ -49,7 +49,7 @@ class ExamineSettings(Settings):
 
     Attributes:
         original, candidate, retrains: The systems.
-        shadows: Vectors of the shadow models in the order of their numbers, drawn with ``seed``.
+        shadows: What was kept of the shadow models, in the order of their numbers, drawn with ``seed``.
         method: What made the candidate, by name; empty where nobody says.
         attacks: Names; empty: all.
         seed: The auditor's.
@@ -87,13 +87,18 @@ def read_system(run: TaskRun, kept: Kept) -> System:
     """
     if kept.model is not None:
         system = system_of(run.load_model(kept.model), run.problem, name=kept.name, seed=kept.seed)
-    elif kept.vectors is not None:
-        rows = run.data.shard.user_rows
-        users, items = read_vectors(run.store, kept.vectors, user_rows=rows, collective=run.collective)
-        system = System(kept.name, kept.seed, users, items)
+    elif kept.look is not None:
+        look = read_look(run.store, kept.look, user_rows=run.data.shard.user_rows, collective=run.collective)
+        system = _system_of_look(run, look, name=kept.name, seed=kept.seed)
     else:
         raise DataError(f"audit: nothing was kept of {kept.name}. Run the same command again.")
     return replace(system, hidden=run.problem.forget) if kept.is_masked else system
+
+
+def _system_of_look(run: TaskRun, look: Look, *, name: str, seed: int) -> System:
+    tables = dict(look.user_tables) | dict(look.item_tables)
+    anatomy = run.new_model(seed).anatomy if tables else None
+    return System(name, seed, *look.vectors, look.branches or None, parameters=tables or None, anatomy=anatomy)
 
 
 def _read_shadows(run: TaskRun, asked: ExamineSettings) -> tuple[Shadow, ...]:
@@ -102,8 +107,13 @@ def _read_shadows(run: TaskRun, asked: ExamineSettings) -> tuple[Shadow, ...]:
     members = draw_members(run.problem, num_shadows=len(asked.shadows), seed=asked.seed)
     found = []
     for number, entry in enumerate(asked.shadows):
-        kept = Kept(name=f"shadow {number + 1}", seed=number, vectors=entry)
-        found.append(Shadow(read_system(run, kept), members[number]))
+        look = read_look(run.store, entry, user_rows=run.data.shard.user_rows, collective=run.collective)
+        if look.members_sha256 != members_digest(members[number]):
+            raise IntegrityError(
+                f"{entry.key}: shadow model {number + 1} was trained on other subjects than today's draw says. Nothing "
+                "was judged. Change audit.seed, so that shadow models are trained anew."
+            )
+        found.append(Shadow(_system_of_look(run, look, name=f"shadow {number + 1}", seed=number), members[number]))
     return tuple(found)
 
 
@@ -158,7 +168,7 @@ def _inputs(run: TaskRun, asked: ExamineSettings) -> Figures:
         "planted_original": asked.planted_original,
         "planted_candidate": asked.planted_candidate,
     } | {f"retrain_seed_{kept.seed}": kept for kept in asked.retrains}
-    entries = {name: kept.model or kept.vectors for name, kept in systems.items() if kept is not None}
+    entries = {name: kept.model or kept.look for name, kept in systems.items() if kept is not None}
     entries |= {f"shadow_{number}": entry for number, entry in enumerate(asked.shadows)}
     entries["snapshot"] = run.task.snapshot
     if run.task.request is not None:

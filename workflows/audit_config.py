@@ -16,7 +16,7 @@ from workflows.parsing import parse
 
 NOTHING, MASKED = "original", "masked"
 CONTROLS = {NOTHING: "Do nothing", MASKED: "Masked outputs"}
-"""Candidates that forget nothing. The audit must not let them pass: examine them with your own, to see that it can tell."""
+"""Candidates that forget nothing: the audit must not let them pass. Examine them too, to see that it can tell."""
 
 
 class AuditCandidate(Settings):

@@ -85,9 +85,7 @@ def list_audit(job: JobConfig, scope: AuditScope, store: ObjectStore) -> AuditGr
         if (run := _candidate(job, scope, store, original, candidate, seeds)) is not None
     }
     planted, planted_candidates = _planted(job, scope, asked)
-    return AuditGrid(
-        original, retrains, candidates, _shadow_groups(job, scope), planted, planted_candidates
-    )
+    return AuditGrid(original, retrains, candidates, _shadow_groups(job, scope), planted, planted_candidates)
 
 
 def _named(job: JobConfig, scope: AuditScope, word: str, *parts: Any) -> str:
@@ -119,7 +117,7 @@ def _retrain(job: JobConfig, scope: AuditScope, store: ObjectStore, original: Gr
     else:
         task = _task(seeded, scope, _named(seeded, scope, "audit-grid", JUDGE_SEED, MEASURES_VERSION), [stage])
         run = GridRun(job.backbone.name, scope.label, RETRAIN, seed, task, needs)
-    if store.exists(run.key) and not {"model", "vectors"} & set(read_json(store, run.key)):
+    if store.exists(run.key) and not {"model", "look"} & set(read_json(store, run.key)):
         return _renamed(run, "retrain-kept")
     return run
 

@@ -102,7 +102,9 @@ def retrain_stage(needs: GridRun | None) -> Stage:
     return Stage(name="retrain", kind="method", method="retrain", source="original" if needs else None, keeps=True)
 
 
-def measured_run(training: GridRun | None, job: JobConfig, title: str, snapshot: FileEntry, row: tuple[str, Stage]) -> GridRun:
+def measured_run(
+    training: GridRun | None, job: JobConfig, title: str, snapshot: FileEntry, row: tuple[str, Stage]
+) -> GridRun:
     """One measured run.
 
     Args:

@@ -46,7 +46,7 @@ from workflows.measuring import (
     warm_up,
 )
 from workflows.parsing import parse
-from workflows.shadow_models import ShadowSettings, Vectors, train_shadow, write_vectors
+from workflows.shadow_models import Look, ShadowSettings, train_shadow, write_look
 from workflows.snapshot import read_manifest
 from workflows.state_files import parse_state_manifest, read_state, write_state
 from workflows.storage import (
@@ -298,24 +298,24 @@ class TaskRun:
         if stage.keeps and candidate.model is not None:
             figures["model"] = self._save_model(stage, candidate.model).model_dump(mode="json")
         elif stage.keeps:
-            figures["vectors"] = self._save_vectors(stage, (candidate.users, candidate.items))
+            figures["look"] = self._save_look(stage, Look((candidate.users, candidate.items)))
         return figures | self._judged(stage, candidate.users, candidate.items)
 
     def _run_shadow(self, stage: Stage) -> dict[str, Any]:
-        """Train one of an audit's shadow models and keep its vectors."""
+        """Train one of an audit's shadow models and keep a look at it."""
         asked = parse(ShadowSettings, stage.settings, where=stage.name)
-        vectors, figures = train_shadow(
+        look, figures = train_shadow(
             asked, self.problem, self.data.item_neighbours, new_model=self.new_model, settings=self.task.job.fit
         )
-        return figures | {"vectors": self._save_vectors(stage, vectors)}
+        return figures | {"look": self._save_look(stage, look, members_sha256=figures["members_sha256"])}
 
-    def _save_vectors(self, stage: Stage, vectors: Vectors) -> dict[str, Any]:
-        entry = write_vectors(
+    def _save_look(self, stage: Stage, look: Look, *, members_sha256: str = "") -> dict[str, Any]:
+        entry = write_look(
             self.store,
-            f"{self._folder(stage)}/vectors-{fresh_suffix(self.collective)}",
-            vectors,
+            f"{self._folder(stage)}/look-{fresh_suffix(self.collective)}",
+            look,
             user_rows=self.data.shard.user_rows,
-            meta={"snapshot_id": self.data.manifest.snapshot_id, "stage": stage.name},
+            meta={"snapshot_id": self.data.manifest.snapshot_id, "members_sha256": members_sha256},
             collective=self.collective,
         )
         return entry.model_dump(mode="json")
