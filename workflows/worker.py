@@ -143,7 +143,7 @@ class TaskRun:
         job, shard = self.task.job, self.data.shard
         inputs = BackboneInputs(
             user_rows=shard.user_rows,
-            num_users=shard.num_users,
+            num_users=self.data.manifest.num_users,  # planted rows change no other initial value
             num_items=shard.num_items,
             features=self.data.features,
             seed=seed,
