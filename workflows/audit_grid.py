@@ -143,7 +143,7 @@ def _candidate(
     candidate: AuditCandidate,
     seeds: list[int],
 ) -> GridRun | None:
-    if candidate.name in CONTROLS:
+    if candidate.name in CONTROLS and candidate.seed is None:
         return None
     if candidate.seed is not None:
         if candidate.seed in seeds:

@@ -51,6 +51,7 @@ from workflows.snapshot import read_manifest
 from workflows.state_files import parse_state_manifest, read_state, write_state
 from workflows.storage import (
     FileEntry,
+    ObjectStore,
     open_store,
     put_file,
     read_json,
@@ -83,9 +84,16 @@ def ignore_progress(stage: str, state: TrainingState, max_epochs: int) -> None:
 class TaskRun:
     """One worker's run of a task: what its stages share, loaded once."""
 
-    def __init__(self, task: WorkerTask, collective: Collective, on_progress: OnProgress = ignore_progress) -> None:
+    def __init__(
+        self,
+        task: WorkerTask,
+        collective: Collective,
+        on_progress: OnProgress = ignore_progress,
+        *,
+        store: ObjectStore | None = None,
+    ) -> None:
         self.task, self.collective, self.on_progress = task, collective, on_progress
-        self.store = open_store(task.job.storage)
+        self.store = open_store(task.job.storage) if store is None else store
         self.dtype = torch.float64 if task.job.precision == "float64" else torch.float32
         self.data = load_data(
             self.store,
