@@ -25,8 +25,8 @@ class AuditCandidate(Settings):
 
     Attributes:
         name: One of the methods in ``tru_core.unlearning.methods``; ``original``: nothing is done; ``masked``: nothing
-            is done, and the forgotten pairs are filtered out of the lists; ``over_forgotten``: a Retrain whose forgotten
-            users are turned away from their items.
+            is done, and the forgotten pairs are filtered out of the lists; ``over_forgotten``: a Retrain whose
+            forgotten users are turned away from their items.
         label: What tables call it.
         settings: The method's settings by name; those of ``tru`` are on top of the job's ``unlearn``.
         seed: For ``retrain`` and ``over_forgotten``: the Retrain's own, which must be no reference's.
