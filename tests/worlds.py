@@ -4,7 +4,7 @@ No Ray, no storage: the tests of the core and of the workflows both build on thi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -165,3 +165,45 @@ def backbone_inputs(part: Part, *, seed: int = 0, dtype: torch.dtype = torch.flo
         seed=seed,
         dtype=dtype,
     )
+
+
+@dataclass(frozen=True)
+class PlantedWorld:
+    """A world in which what one user did to the model is known.
+
+    Attributes:
+        world: The data set. Users have tastes and, besides, items of no taste at all.
+        planted_user: Nobody else ever had ``planted_item``, nor is any other user as single-minded: all other items
+            of this user are the ``companions``.
+        planted_item: Without the planted user it has no interaction, in no split: nothing trains its row, and it is
+            like its companions by chance only.
+        companions: int64 [item], many people's items.
+    """
+
+    world: World
+    planted_user: int
+    planted_item: int
+    companions: IntArray
+
+
+def planted_world(seed: int = 0, *, num_users: int = 150, num_items: int = 121) -> PlantedWorld:
+    """Users with 6 items to their taste and 6 at random, two of them held out; the last user is planted."""
+    num_others = num_items - 1
+    user_taste, item_taste = _uniform("user-taste", seed, num_users, 3), _uniform("item-taste", seed, num_items, 3)
+    liking = user_taste @ item_taste[:num_others].T + 0.3 * _uniform("liking", seed, num_users, num_others)
+    whims = _uniform("whims", seed, num_users, num_others)
+    liked = []
+    for user in range(num_users - 1):
+        taste = np.argsort(-liking[user], kind="stable")[:6]
+        whims[user, taste] = -2.0
+        liked.append(np.concatenate([taste, np.argsort(-whims[user], kind="stable")[:6]]))
+    companions = np.sort(np.argsort(-item_taste[:num_others, 0], kind="stable")[:8])
+    # Held out are two of the companions, never the planted item: the order of a split follows from a hash.
+    planted = np.stack([np.full(9, num_users - 1), np.append(companions, num_items - 1)], axis=1)
+    features = {
+        "visual": np.concatenate([item_taste, _uniform("visual-noise", seed, num_items, 3)], axis=1),
+        "text": item_taste @ _uniform("view-text", seed, 3, 5) + 0.2 * _uniform("noise-text", seed, num_items, 5),
+    }
+    world = _world(liked, features, num_items=num_items, num_held_out=1, num_neighbours=5, seed=seed)
+    whole = replace(world, num_users=num_users, train=np.concatenate([world.train, planted]))
+    return PlantedWorld(whole, planted_user=num_users - 1, planted_item=num_items - 1, companions=companions)

@@ -15,8 +15,9 @@ from tru_core.artifact import sha256_hex
 from tru_core.audits.base import AUDIT_VERSION
 from tru_core.collective import LocalCollective
 from tru_core.errors import AuditError, TransientError, TruError
-from workflows.audit_case import ExamineSettings, Kept, check_attacks, examine
-from workflows.audit_config import CONTROLS, MASKED, AuditCandidate
+from tru_core.unlearning.tru_settings import TRUSettings
+from workflows.audit_case import BROKEN, ExamineSettings, Kept, check_attacks, examine
+from workflows.audit_config import CONTROLS, AuditCandidate
 from workflows.audit_grid import AuditGrid, list_audit, planting_of
 from workflows.audit_output import FORMATS, write_output
 from workflows.audit_scope import AuditScope, scope_of
@@ -73,21 +74,21 @@ def _examine_stage(task: WorkerTask) -> None:
 def _kept(store: ObjectStore, run: GridRun, name: str) -> Kept:
     """What a finished run kept."""
     result = read_json(store, run.key)
-    entries = {part: result[part] for part in ("model", "vectors") if part in result}
+    entries = {part: result[part] for part in ("model", "look") if part in result}
     return Kept.model_validate({"name": name, "seed": run.seed} | entries)
 
 
 def _shadow_entries(store: ObjectStore, grid: AuditGrid) -> list[FileEntry]:
     keys = [stage_result_key(run.task.run_id, stage.name) for run in grid.shadows for stage in run.task.stages]
-    return [FileEntry.model_validate(read_json(store, key)["vectors"]) for key in keys]
+    return [FileEntry.model_validate(read_json(store, key)["look"]) for key in keys]
 
 
 def _candidate_kept(
     store: ObjectStore, grid: AuditGrid, candidate: AuditCandidate, original: Kept, runs: dict[str, GridRun]
 ) -> Kept:
-    if candidate.name in CONTROLS:
-        return original.model_copy(update={"name": candidate.title, "is_masked": candidate.name == MASKED})
-    return _kept(store, runs[candidate.title], candidate.title)
+    kept = original if candidate.title not in runs else _kept(store, runs[candidate.title], candidate.title)
+    broken = candidate.name if candidate.name in BROKEN else ""
+    return kept.model_copy(update={"name": candidate.title, "broken": broken})
 
 
 def _examinations(job: JobConfig, scope: AuditScope, grid: AuditGrid, store: ObjectStore) -> list[GridRun]:
@@ -106,18 +107,27 @@ def _examinations(job: JobConfig, scope: AuditScope, grid: AuditGrid, store: Obj
     planting = None if grid.planted is None else planting_of(job, scope)
     if scope.candidate is not None:
         published = Kept(name=scope.title, seed=job.fit.seed, model=scope.candidate)
-        asked = [ExamineSettings(**base, candidate=published, method="tru")]
-        return [_examination(job, scope, settings, None) for settings in asked]
+        seeds = [job.unlearn.seed] if scope.method == "tru" else []
+        settings = ExamineSettings(**base, candidate=published, method=scope.method, fresh_seeds=seeds)
+        return [_examination(job, scope, settings, None)]
     found = []
     for candidate in job.audit.candidates:
         settings = ExamineSettings(
             **base,
             candidate=_candidate_kept(store, grid, candidate, original, grid.candidates),
             method="" if candidate.name in CONTROLS else candidate.name,
+            is_retrained=candidate.seed is not None,
+            fresh_seeds=_fresh_seeds(job, candidate),
             **_planted_kept(store, grid, candidate),
         )
         found.append(_examination(job, scope, settings, planting))
     return found
+
+
+def _fresh_seeds(job: JobConfig, candidate: AuditCandidate) -> list[int]:
+    """Where a method draws fresh rows from a seed of its own, that one; the others take the training's."""
+    settings = None if candidate.name in CONTROLS else candidate.parsed(job.unlearn)
+    return [settings.seed] if isinstance(settings, TRUSettings) else []
 
 
 def _planted_kept(store: ObjectStore, grid: AuditGrid, candidate: AuditCandidate) -> dict[str, Kept]:

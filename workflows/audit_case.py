@@ -6,25 +6,27 @@ interval, band and control, and the digests of everything that was looked at, so
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt
+from tru_core.audits.attacks import ATTACKS, optimised_by
 
-from tru_core.audits.attacks import ATTACKS, OPTIMISED
 from tru_core.audits.base import AuditCase, Measurement, Shadow, System, Trainer, system_of
+from tru_core.audits.controls import masked, over_forgotten
 from tru_core.audits.injection import INJECTION, injection_measurement
 from tru_core.audits.shadows import draw_members
 from tru_core.audits.verdict import judge
-from tru_core.errors import ConfigError, DataError
+from tru_core.errors import ConfigError, DataError, IntegrityError
 from tru_core.settings import Settings
 from tru_core.unlearning.problem import measure
+from workflows.audit_config import MASKED, OVER_FORGOTTEN
 from workflows.measuring import outcome_figures
-from workflows.shadow_models import read_vectors
+from workflows.shadow_models import Look, members_digest, read_look
 from workflows.storage import FileEntry
 from workflows.worker import TaskRun
 
 Figures = dict[str, Any]
+BROKEN = {MASKED: masked, OVER_FORGOTTEN: over_forgotten}
 
 
 class Kept(Settings):
@@ -33,15 +35,15 @@ class Kept(Settings):
     Attributes:
         name, seed: What tables call it, and its training's seed.
         model: The model's manifest; None where several models' scores are added.
-        vectors: The output vectors' manifest where there is no single model.
-        is_masked: Its lists never show the forgotten pairs.
+        look: The manifest of what was kept where there is no whole model.
+        broken: What is done to it on purpose: a name of :data:`BROKEN`.
     """
 
     name: str
     seed: NonNegativeInt
     model: FileEntry | None = None
-    vectors: FileEntry | None = None
-    is_masked: bool = False
+    look: FileEntry | None = None
+    broken: Literal["", "masked", "over_forgotten"] = ""
 
 
 class ExamineSettings(Settings):
@@ -49,8 +51,10 @@ class ExamineSettings(Settings):
 
     Attributes:
         original, candidate, retrains: The systems.
-        shadows: Vectors of the shadow models in the order of their numbers, drawn with ``seed``.
+        shadows: What was kept of the shadow models, in the order of their numbers, drawn with ``seed``.
         method: What made the candidate, by name; empty where nobody says.
+        is_retrained: It was trained without the data: it saw nothing that is planted either.
+        fresh_seeds: Seeds from which the method says that it drew the fresh rows of deleted subjects.
         attacks: Names; empty: all.
         seed: The auditor's.
         planted_original, planted_candidate: What was trained on planted data, and what the method made of it.
@@ -61,6 +65,8 @@ class ExamineSettings(Settings):
     retrains: list[Kept] = Field(default_factory=list)
     shadows: list[FileEntry] = Field(default_factory=list)
     method: str = ""
+    is_retrained: bool = False
+    fresh_seeds: list[NonNegativeInt] = Field(default_factory=list)
     attacks: list[str] = Field(default_factory=list)
     seed: NonNegativeInt
     planted_original: Kept | None = None
@@ -87,13 +93,18 @@ def read_system(run: TaskRun, kept: Kept) -> System:
     """
     if kept.model is not None:
         system = system_of(run.load_model(kept.model), run.problem, name=kept.name, seed=kept.seed)
-    elif kept.vectors is not None:
-        rows = run.data.shard.user_rows
-        users, items = read_vectors(run.store, kept.vectors, user_rows=rows, collective=run.collective)
-        system = System(kept.name, kept.seed, users, items)
+    elif kept.look is not None:
+        look = read_look(run.store, kept.look, user_rows=run.data.shard.user_rows, collective=run.collective)
+        system = _system_of_look(run, look, name=kept.name, seed=kept.seed)
     else:
         raise DataError(f"audit: nothing was kept of {kept.name}. Run the same command again.")
-    return replace(system, hidden=run.problem.forget) if kept.is_masked else system
+    return BROKEN[kept.broken](system, run.problem) if kept.broken else system
+
+
+def _system_of_look(run: TaskRun, look: Look, *, name: str, seed: int) -> System:
+    tables = dict(look.user_tables) | dict(look.item_tables)
+    anatomy = run.new_model(seed).anatomy if tables else None
+    return System(name, seed, *look.vectors, look.branches or None, parameters=tables or None, anatomy=anatomy)
 
 
 def _read_shadows(run: TaskRun, asked: ExamineSettings) -> tuple[Shadow, ...]:
@@ -102,8 +113,13 @@ def _read_shadows(run: TaskRun, asked: ExamineSettings) -> tuple[Shadow, ...]:
     members = draw_members(run.problem, num_shadows=len(asked.shadows), seed=asked.seed)
     found = []
     for number, entry in enumerate(asked.shadows):
-        kept = Kept(name=f"shadow {number + 1}", seed=number, vectors=entry)
-        found.append(Shadow(read_system(run, kept), members[number]))
+        look = read_look(run.store, entry, user_rows=run.data.shard.user_rows, collective=run.collective)
+        if look.members_sha256 != members_digest(members[number]):
+            raise IntegrityError(
+                f"{entry.key}: shadow model {number + 1} was trained on other subjects than today's draw says. Nothing "
+                "was judged. Change audit.seed, so that shadow models are trained anew."
+            )
+        found.append(Shadow(_system_of_look(run, look, name=f"shadow {number + 1}", seed=number), members[number]))
     return tuple(found)
 
 
@@ -115,8 +131,9 @@ def make_case(run: TaskRun, asked: ExamineSettings) -> AuditCase:
         candidate=read_system(run, asked.candidate),
         retrains=tuple(read_system(run, kept) for kept in asked.retrains),
         shadows=_read_shadows(run, asked),
-        optimised=OPTIMISED.get(asked.method, frozenset()),
+        optimised=optimised_by(asked.method, run.problem),
         trainer=Trainer(new_model=run.new_model, fit=run.task.job.fit),
+        fresh_seeds=tuple(asked.fresh_seeds),
         seed=asked.seed,
     )
 
@@ -128,7 +145,7 @@ def _injection(run: TaskRun, case: AuditCase, asked: ExamineSettings, planted: T
     return injection_measurement(
         planted.planting,
         original=read_system(planted, asked.planted_original),
-        candidate=case.candidate if asked.method == "retrain" else read_system(planted, asked.planted_candidate),
+        candidate=case.candidate if asked.is_retrained else read_system(planted, asked.planted_candidate),
         never_seen=(case.original, *case.retrains),
         masked=planted.problem.retain,
         optimised=INJECTION in case.optimised,
@@ -158,7 +175,7 @@ def _inputs(run: TaskRun, asked: ExamineSettings) -> Figures:
         "planted_original": asked.planted_original,
         "planted_candidate": asked.planted_candidate,
     } | {f"retrain_seed_{kept.seed}": kept for kept in asked.retrains}
-    entries = {name: kept.model or kept.vectors for name, kept in systems.items() if kept is not None}
+    entries = {name: kept.model or kept.look for name, kept in systems.items() if kept is not None}
     entries |= {f"shadow_{number}": entry for number, entry in enumerate(asked.shadows)}
     entries["snapshot"] = run.task.snapshot
     if run.task.request is not None:

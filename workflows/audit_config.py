@@ -14,20 +14,22 @@ from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.grid_config import refuse_duplicates
 from workflows.parsing import parse
 
-NOTHING, MASKED = "original", "masked"
-CONTROLS = {NOTHING: "Do nothing", MASKED: "Masked outputs"}
-"""Candidates that forget nothing. The audit must not let them pass: examine them with your own, to see that it can tell."""
+NOTHING, MASKED, OVER_FORGOTTEN = "original", "masked", "over_forgotten"
+CONTROLS = {NOTHING: "Do nothing", MASKED: "Masked outputs", OVER_FORGOTTEN: "Over-forgotten"}
+"""Candidates that the audit must not let pass. Examine them beside your own, to see that it can tell."""
+_SEEDED = ("retrain", OVER_FORGOTTEN)
 
 
 class AuditCandidate(Settings):
-    """One model to examine: what a method makes of the Original, or one of two that forget nothing.
+    """One model to examine: what a method makes of the Original, or one that is broken on purpose.
 
     Attributes:
         name: One of the methods in ``tru_core.unlearning.methods``; ``original``: nothing is done; ``masked``: nothing
-            is done, and the forgotten pairs are filtered out of the lists.
+            is done, and the forgotten pairs are filtered out of the lists; ``over_forgotten``: a Retrain whose
+            forgotten users are turned away from their items.
         label: What tables call it.
         settings: The method's settings by name; those of ``tru`` are on top of the job's ``unlearn``.
-        seed: For ``retrain``: its own, which must differ from those of the references.
+        seed: For ``retrain`` and ``over_forgotten``: the Retrain's own, which must be no reference's.
     """
 
     name: str = "tru"
@@ -40,8 +42,8 @@ class AuditCandidate(Settings):
         if self.name not in METHODS and self.name not in CONTROLS:
             known = ", ".join(sorted([*METHODS, *CONTROLS]))
             raise ConfigError(f"audit.candidates: {self.name!r} is unknown; choose one of {known}")
-        if (self.seed is not None) != (self.name == "retrain"):
-            raise ConfigError("audit.candidates: seed goes with retrain, and retrain needs one: a seed of no reference")
+        if (self.seed is not None) != (self.name in _SEEDED):
+            raise ConfigError(f"audit.candidates: {' and '.join(_SEEDED)}, and no others, need a seed: of no reference")
         if self.name in CONTROLS and self.settings:
             raise ConfigError(f"audit.candidates: {self.name} has nothing to set; found {', '.join(self.settings)}")
         return self

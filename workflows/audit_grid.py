@@ -117,7 +117,7 @@ def _retrain(job: JobConfig, scope: AuditScope, store: ObjectStore, original: Gr
     else:
         task = _task(seeded, scope, _named(seeded, scope, "audit-grid", JUDGE_SEED, MEASURES_VERSION), [stage])
         run = GridRun(job.backbone.name, scope.label, RETRAIN, seed, task, needs)
-    if store.exists(run.key) and not {"model", "vectors"} & set(read_json(store, run.key)):
+    if store.exists(run.key) and not {"model", "look"} & set(read_json(store, run.key)):
         return _renamed(run, "retrain-kept")
     return run
 
@@ -143,7 +143,7 @@ def _candidate(
     candidate: AuditCandidate,
     seeds: list[int],
 ) -> GridRun | None:
-    if candidate.name in CONTROLS:
+    if candidate.name in CONTROLS and candidate.seed is None:
         return None
     if candidate.seed is not None:
         if candidate.seed in seeds:

@@ -18,7 +18,7 @@ from workflows.storage import canonical_json
 Figures = dict[str, Any]
 FORMATS = (".json", ".parquet", ".csv", ".html")
 TERMINAL_COLUMNS = 120
-MARKS = {"passed": "passed", "failed": "FAILED", "inconclusive": "inconclusive", "reported": "-"}
+MARKS = {"passed": "passed", "failed": "FAILED", "inconclusive": "inconclusive"}
 _TEXTS = ("candidate", "attack", "paper", "statistic", "aspect", "reference", "verdict", "reason", "shows_not")
 _NUMBERS = (
     "value",
@@ -78,24 +78,23 @@ def _reference(finding: Figures) -> str:
 
 
 def _table(audit: Figures) -> Table:
+    """The findings of one candidate that bear a verdict."""
     title = f"{audit['candidate']}: {audit['verdict']}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("attack", no_wrap=True)
-    table.add_column("what is measured", overflow="fold")
-    for heading in ("Original", "candidate", "reference", "cases"):
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("what is measured", overflow="fold", min_width=50)
+    for heading in ("Original", "candidate", "reference"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for finding in audit["findings"]:
-        interval = f"{finding['value']:.3f} ({finding['low']:.3f}..{finding['high']:.3f})"
-        table.add_row(
-            finding["attack"] + ("*" if finding.get("is_optimised") else ""),
-            finding["statistic"],
-            number(finding["original"]),
-            interval,
-            _reference(finding),
-            str(finding["num_cases"]),
-            MARKS[finding["verdict"]],
-        )
+        if finding["verdict"] != "reported":
+            mark = "*" if finding.get("is_optimised") else ""
+            table.add_row(
+                f"{finding['attack']}{mark}: {finding['statistic']}",
+                number(finding["original"]),
+                number(finding["value"]),
+                _reference(finding),
+                MARKS[finding["verdict"]],
+            )
     return table
 
 
@@ -106,7 +105,10 @@ def format_audits(figures: Figures) -> str:
     console.print(f"{figures['backbone']} · {figures['dataset']} · {figures['forget']}\n")
     for audit in figures["audits"]:
         console.print(_table(audit))
-        console.print(f" {audit['reason']}\n")
+        num_reported = sum(finding["verdict"] == "reported" for finding in audit["findings"])
+        console.print(
+            f"{audit['reason']} {num_reported} further figures bear no verdict: --out FILE.html shows them.\n"
+        )
     first = figures["audits"][0]
     against = (
         f"Reference: the mean of {first['num_retrains']} Retrains ± how far one more may lie from it by chance."
@@ -114,7 +116,7 @@ def format_audits(figures: Figures) -> str:
         else "Reference: the level of what no model ever saw; without a Retrain this is the weaker evidence."
     )
     console.print(
-        f"{against} Candidate: with its 95 % interval. passed: as a model that never saw the deleted data, and the "
+        f"{against} passed: as a model that never saw the deleted data, and the "
         "attack sees them in the Original. inconclusive: the attack sees nothing in the Original either, so its "
         f"silence proves nothing. {first['num_shadows']} shadow models. *: the method optimises this very statistic: "
         "it counts as no evidence for it. Audits bound what these attacks see; they are no proof of absence."

@@ -23,7 +23,7 @@ class AuditScope:
         regime, label: What is deleted, and what tables call it.
         request: A batch's request by rows; None where the job's ``forget`` draws it.
         original, candidate: Published models, where those are examined; None: trained, and made by methods.
-        title: What tables call a published candidate.
+        title, method: What tables call a published candidate, and what made it.
     """
 
     snapshot: FileEntry
@@ -33,6 +33,7 @@ class AuditScope:
     original: FileEntry | None = None
     candidate: FileEntry | None = None
     title: str = ""
+    method: str = ""
 
 
 def scope_of(job: JobConfig, store: ObjectStore) -> AuditScope:
@@ -58,8 +59,15 @@ def _version_scope(job: JobConfig, store: ObjectStore, number: int) -> AuditScop
         )
     version, parent = versions[number - 1], _parent(job, versions, number)
     entry = _snapshot_entry(store, parent)
-    title = f"version {number} ({version.method})"
-    return AuditScope(entry, job.forget.regime, job.forget.label, None, parent.manifest, version.manifest, title)
+    return AuditScope(
+        entry,
+        job.forget.regime,
+        job.forget.label,
+        original=parent.manifest,
+        candidate=version.manifest,
+        title=f"version {number} ({version.method})",
+        method=version.method,
+    )
 
 
 def _parent(job: JobConfig, versions: list[Version], number: int) -> Version:
@@ -98,10 +106,11 @@ def _batch_scope(job: JobConfig, store: ObjectStore) -> AuditScope:
         FileEntry.model_validate(plan["snapshot"]),
         regime_of(rows),
         f"batch {job.audit.batch[:8]}",
-        _entry_of(store, f"{prefix}/request.json"),
-        FileEntry.model_validate(plan["original"]),
-        version.manifest,
-        f"version {version.version} ({version.method})",
+        request=_entry_of(store, f"{prefix}/request.json"),
+        original=FileEntry.model_validate(plan["original"]),
+        candidate=version.manifest,
+        title=f"version {version.version} ({version.method})",
+        method=version.method,
     )
 
 

@@ -28,18 +28,22 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1080px; padding: 32px 24px 64px; color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; background: #fff; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 40px 0 8px; } h3 { font-size: 15px; margin: 24px 0 4px; }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 40px 0 8px; }
+h3 { font-size: 15px; margin: 24px 0 4px; }
 p { margin: 6px 0; max-width: 78ch; } .soft { color: var(--soft); }
 .verdict { border-left: 6px solid var(--none); background: #fbf6ec; padding: 10px 16px; margin: 12px 0; }
-.verdict.passed { border-color: var(--pass); background: #eef8f2; } .verdict.failed { border-color: var(--fail); background: #fdf0ef; }
+.verdict.passed { border-color: var(--pass); background: #eef8f2; }
+.verdict.failed { border-color: var(--fail); background: #fdf0ef; }
 .word { font-weight: 600; } .word.passed { color: var(--pass); } .word.failed { color: var(--fail); }
 .word.inconclusive { color: var(--none); } .word.reported { color: var(--soft); font-weight: 400; }
-table { border-collapse: collapse; width: 100%; margin: 8px 0 4px; } th { text-align: left; font-weight: 600; color: var(--soft); font-size: 13px; }
+table { border-collapse: collapse; width: 100%; margin: 8px 0 4px; }
+th { text-align: left; font-weight: 600; color: var(--soft); font-size: 13px; }
 td, th { padding: 7px 10px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td small { display: block; color: var(--soft); } svg { display: block; }
 details { margin: 8px 0; } summary { cursor: pointer; color: var(--soft); }
-pre { overflow-x: auto; background: #f6f8fa; padding: 12px; font-size: 12px; } ul { max-width: 78ch; padding-left: 20px; }
+pre { overflow-x: auto; background: #f6f8fa; padding: 12px; font-size: 12px; }
+ul { max-width: 78ch; padding-left: 20px; }
 .key span { margin-right: 18px; white-space: nowrap; }
 @media print { details { display: block; } body { padding: 0; } }
 """
@@ -107,9 +111,7 @@ def _candidate(audit: Figures) -> str:
     ]
     if audit["optimised"]:
         names = escape(", ".join(audit["optimised"]))
-        parts.append(
-            f"<p>The method optimises what these attacks measure, so they are no evidence for it: {names}.</p>"
-        )
+        parts.append(f"<p>The method optimises what these attacks measure: no evidence for it. {names}.</p>")
     parts.append(_KEY)
     for aspect, title in ASPECT_TITLES.items():
         findings = [finding for finding in audit["findings"] if finding["aspect"] == aspect]
@@ -144,8 +146,9 @@ def _findings(findings: list[Figures]) -> str:
             f"<tr><td>{name}<small>{escape(finding['paper'])}</small></td>"
             f"<td>{escape(finding['statistic'])}<small>{escape(finding['reason'])}</small></td>"
             f"<td>{_picture(finding)}</td>"
-            f'<td class="number">{finding["value"]:.3f}<small>{finding["low"]:.3f} to {finding["high"]:.3f}</small></td>'
-            f'<td class="number">{finding["num_cases"]}</td><td>{_word(finding["verdict"])}{_controls(finding)}</td></tr>'
+            f'<td class="number">{finding["value"]:.3f}<small>{finding["low"]:.3f} to {finding["high"]:.3f}</small>'
+            f'</td><td class="number">{finding["num_cases"]}</td>'
+            f"<td>{_word(finding['verdict'])}{_controls(finding)}</td></tr>"
         )
     head = "<th>attack</th><th>what is measured</th><th>seen</th>"
     head += '<th class="number">candidate</th><th class="number">cases</th><th>verdict</th>'
@@ -204,7 +207,7 @@ def _limits(audits: list[Figures]) -> str:
     own = {finding["attack"]: finding["shows_not"] for audit in audits for finding in audit["findings"]}
     lines = [f"<li><b>{escape(name)}</b>: {escape(text)}</li>" for name, text in own.items()]
     lines += [
-        "<li>An audit bounds what these attacks can see. A stronger attack may see more: it is no proof of absence.</li>",
+        "<li>An audit bounds what these attacks can see. A stronger one may see more: it is no proof of absence.</li>",
         "<li>It looks at the model, not at logs, backups, caches or copies outside this store.</li>",
         "<li>Who runs the audit is trusted: a report does not protect against a dishonest operator.</li>",
     ]

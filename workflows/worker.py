@@ -46,7 +46,7 @@ from workflows.measuring import (
     warm_up,
 )
 from workflows.parsing import parse
-from workflows.shadow_models import ShadowSettings, Vectors, train_shadow, write_vectors
+from workflows.shadow_models import Look, ShadowSettings, train_shadow, write_look
 from workflows.snapshot import read_manifest
 from workflows.state_files import parse_state_manifest, read_state, write_state
 from workflows.storage import (
@@ -92,11 +92,16 @@ def ignore_progress(stage: str, state: TrainingState, max_epochs: int) -> None:
 class TaskRun:
     """One worker's run of a task: what its stages share, loaded once."""
 
-    def __init__(self, task: WorkerTask, collective: Collective, on_progress: OnProgress = ignore_progress) -> None:
+    def __init__(
+        self,
+        task: WorkerTask,
+        collective: Collective,
+        on_progress: OnProgress = ignore_progress,
+        *,
+        store: ObjectStore | None = None,
+    ) -> None:
         self.task, self.collective, self.on_progress = task, collective, on_progress
-        self.store = open_store(task.job.storage)
-        if collective.rank == 0:
-            note_run(self.store, task)
+        self.store = open_store(task.job.storage) if store is None else store
         self.dtype = torch.float64 if task.job.precision == "float64" else torch.float32
         self.data = load_data(
             self.store,
@@ -112,6 +117,8 @@ class TaskRun:
 
     def run(self) -> Results:
         """Run the stages that have no result yet; return every stage's result by name."""
+        if self.collective.rank == 0:
+            note_run(self.store, self.task)
         results: Results = {}
         for stage in self.task.stages:
             key = stage_result_key(self.task.run_id, stage.name)
@@ -154,7 +161,7 @@ class TaskRun:
         job, shard = self.task.job, self.data.shard
         inputs = BackboneInputs(
             user_rows=shard.user_rows,
-            num_users=shard.num_users,
+            num_users=self.data.manifest.num_users,  # planted rows change no other initial value
             num_items=shard.num_items,
             features=self.data.features,
             seed=seed,
@@ -309,24 +316,24 @@ class TaskRun:
         if stage.keeps and candidate.model is not None:
             figures["model"] = self._save_model(stage, candidate.model).model_dump(mode="json")
         elif stage.keeps:
-            figures["vectors"] = self._save_vectors(stage, (candidate.users, candidate.items))
+            figures["look"] = self._save_look(stage, Look((candidate.users, candidate.items)))
         return figures | self._judged(stage, candidate.users, candidate.items)
 
     def _run_shadow(self, stage: Stage) -> dict[str, Any]:
-        """Train one of an audit's shadow models and keep its vectors."""
+        """Train one of an audit's shadow models and keep a look at it."""
         asked = parse(ShadowSettings, stage.settings, where=stage.name)
-        vectors, figures = train_shadow(
+        look, figures = train_shadow(
             asked, self.problem, self.data.item_neighbours, new_model=self.new_model, settings=self.task.job.fit
         )
-        return figures | {"vectors": self._save_vectors(stage, vectors)}
+        return figures | {"look": self._save_look(stage, look, members_sha256=figures["members_sha256"])}
 
-    def _save_vectors(self, stage: Stage, vectors: Vectors) -> dict[str, Any]:
-        entry = write_vectors(
+    def _save_look(self, stage: Stage, look: Look, *, members_sha256: str = "") -> dict[str, Any]:
+        entry = write_look(
             self.store,
-            f"{self._folder(stage)}/vectors-{fresh_suffix(self.collective)}",
-            vectors,
+            f"{self._folder(stage)}/look-{fresh_suffix(self.collective)}",
+            look,
             user_rows=self.data.shard.user_rows,
-            meta={"snapshot_id": self.data.manifest.snapshot_id, "stage": stage.name},
+            meta={"snapshot_id": self.data.manifest.snapshot_id, "members_sha256": members_sha256},
             collective=self.collective,
         )
         return entry.model_dump(mode="json")

@@ -212,8 +212,11 @@ class Finding:
         value, low, high: The candidate's statistic with its 95 % interval from sampling.
         original: The Original's statistic.
         reference, reference_value, num_references: What it is held against, its mean, and how many seeds gave it.
-        margin: How far from ``reference_value`` still counts as equal.
+        reference_low, reference_high: The smallest and the largest of them: the seed band as it was seen.
+        margin: How far from ``reference_value`` still counts as equal. None where nothing is asked to be equal.
         smallest_effect: Distance from the reference that is found with 90 % power.
+        unseen_share: The margin as a part of the Original's distance from the reference, in [0, 1]: so much of what
+            the Original shows could stay and pass. 1: it sees nothing.
         positive_control: The Original lies outside the margin: the attack sees what there was to see. None: not asked.
         negative_control: Each Retrain lies inside the margin that the others give. None: fewer than 3 Retrains.
         verdict: ``reported`` bears none.
@@ -231,8 +234,11 @@ class Finding:
     reference: Reference
     reference_value: float | None
     num_references: int
+    reference_low: float | None
+    reference_high: float | None
     margin: float | None
     smallest_effect: float | None
+    unseen_share: float | None
     positive_control: bool | None
     negative_control: bool | None
     num_cases: int

@@ -18,13 +18,15 @@ PAPER = "Pawelczyk et al., arXiv:2406.17216 (both sides of the level); measure o
 
 
 def _held_out(case: AuditCase) -> Pairs:
-    """Validation and test pairs of the users who lose pairs, deleted items left out."""
+    """Validation and test pairs of the same subjects: of deleted items, else of the users who lose pairs."""
     shard, problem = case.problem.shard, case.problem
     users = np.concatenate([shard.valid.users, shard.test.users])
     items = np.concatenate([shard.valid.items, shard.test.items])
     pairs = make_pairs(users, items, num_items=shard.num_items)
-    stays = ~np.isin(pairs.items, problem.request.items)
-    return select(pairs, stays & np.isin(pairs.users, problem.forget.users))
+    of_items = np.isin(pairs.items, problem.request.items)
+    if subjects_of(problem) is problem.forget.items:
+        return select(pairs, of_items)
+    return select(pairs, ~of_items & np.isin(pairs.users, problem.forget.users))
 
 
 def measure(case: AuditCase) -> list[Measurement]:

@@ -19,8 +19,8 @@ from tru_core.errors import DataError
 FALSE_ALARMS = 0.02
 """Chance that a Retrain with another seed fails any of the statistics together."""
 MIN_RETRAINS = 3
-NEVER_SEEN_FLOOR = 0.06
-"""Smallest margin around the never seen: Retrain itself does not lie at that level exactly."""
+NEVER_SEEN_FLOOR = 0.08
+"""Smallest margin around the never seen: Retrain itself lies up to 0.065 from that level (MGCN and MIG-GT, TikTok)."""
 _PRIOR_DEGREES = 4.0
 _POWER_QUANTILE = 1.2816  # of the normal distribution, for 90 %
 _TWO_SIDED = ("subject", "shared")
@@ -79,6 +79,7 @@ def _one_sided(measurement: Measurement, reference: Reference, chance: float) ->
 def _find(measurement: Measurement, reference: Reference, chance: float) -> Finding:
     """Judge one measurement."""
     m, centre, margin, effect = measurement, None, None, None
+    unseen_share = None
     positive, negative = None, _negative_control(m, chance) if reference == "retrain" else None
     verdict, reason = "reported", "For the reader; it bears no verdict."
     if m.aspect == "exact":
@@ -90,14 +91,17 @@ def _find(measurement: Measurement, reference: Reference, chance: float) -> Find
         centre, margin = _one_sided(m, reference, chance)
         verdict = "passed" if m.value <= centre + margin else "failed"
         reason = f"{m.value:.3f}, against {centre:.3f} before the deletion; {margin:.3f} more was allowed."
+    elif m.aspect == "reported":
+        centre = float(np.mean(m.references)) if m.references else m.never_seen
+        negative = None
     elif (against := _against(m, reference, chance)) is None:
-        reason = "Only a Retrain can tell what is fair here, and there is none."
+        verdict, reason = "inconclusive", "Only a Retrain can tell what is fair here, and there is none."
     else:
         centre, margin, spread = against
         effect = margin + _POWER_QUANTILE * spread
         positive = m.original is not None and abs(m.original - centre) > margin
-        if m.aspect != "reported":
-            verdict, reason = _two_sided(m, centre, margin, positive=positive, negative=negative)
+        unseen_share = min(1.0, _share(m, centre, margin))
+        verdict, reason = _two_sided(m, centre, margin, positive=positive, negative=negative)
     return Finding(
         attack=m.attack,
         paper=m.paper,
@@ -110,8 +114,11 @@ def _find(measurement: Measurement, reference: Reference, chance: float) -> Find
         reference=reference,
         reference_value=centre,
         num_references=len(m.references),
+        reference_low=min(m.references, default=None),
+        reference_high=max(m.references, default=None),
         margin=margin,
         smallest_effect=effect,
+        unseen_share=unseen_share,
         positive_control=positive,
         negative_control=negative,
         num_cases=m.num_cases,
@@ -121,6 +128,11 @@ def _find(measurement: Measurement, reference: Reference, chance: float) -> Find
         shows_not=m.shows_not,
         details=m.details,
     )
+
+
+def _share(m: Measurement, centre: float, margin: float) -> float:
+    """What part of the Original's distance from the reference the margin is."""
+    return margin / max(abs((m.original or 0.0) - centre), 1e-12)
 
 
 def _two_sided(
@@ -133,7 +145,8 @@ def _two_sided(
     if not positive and abs(gap) <= margin:
         return "inconclusive", f"The Original itself lies within the margin of {margin:.3f}: the attack tells nothing."
     if abs(gap) <= margin:
-        return "passed", f"{abs(gap):.3f} from the reference, within {margin:.3f}; the Original lies outside."
+        share = f"Less than {_share(m, centre, margin):.0%} of what the Original shows could have stayed unseen."
+        return "passed", f"{abs(gap):.3f} from the reference, within {margin:.3f}. {share}"
     side = "above" if gap > 0 else "below"
     return "failed", f"{abs(gap):.3f} {side} the reference, more than the margin of {margin:.3f}."
 
