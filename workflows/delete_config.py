@@ -22,8 +22,8 @@ class DeleteConfig(Settings):
             the batch's record and its receipts say so.
         max_requests: Requests in a batch at most; what is left makes the next batch of the same run.
         deadline_margin_days: A deadline is near when it is less than this ahead. Longer than the time between two runs.
-        audit: ``required`` publishes nothing that did not pass the audit; ``off`` publishes unaudited, and receipts
-            say so.
+        audit: ``required`` publishes nothing that did not pass the audit; ``not_failed`` also what it could not decide,
+            as with a few requests it seldom can, and receipts call that unaudited; ``off`` does not ask.
         on_refused: What to try, in this order, when the audit did not pass. At the end of the list, or at ``stop``, the
             old version goes on serving and the requests stay due.
         stronger: Settings of ``unlearn`` for the stronger attempt.
@@ -38,7 +38,7 @@ class DeleteConfig(Settings):
     min_requests: PositiveInt = 10
     max_requests: PositiveInt = 10_000
     deadline_margin_days: NonNegativeFloat = 3.0
-    audit: Literal["required", "off"] = "off"
+    audit: Literal["required", "not_failed", "off"] = "required"
     on_refused: list[Fallback] = Field(default_factory=lambda: ["stronger", "retrain", "stop"])
     stronger: dict[str, JsonValue] = Field(
         default_factory=lambda: {"reverse_steps": 64, "max_quality_loss": 0.1, "tolerance": 0.01}

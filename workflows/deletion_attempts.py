@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import JsonValue, ValidationError
 
-from tru_core.errors import AuditError, ConfigError, IntegrityError
+from tru_core.errors import AuditError, IntegrityError
 from tru_core.settings import Settings
 from workflows import runs
 from workflows.batches import batch_key
@@ -23,10 +23,6 @@ Name = Literal["unlearn", "stronger", "retrain"]
 Figures = dict[str, Any]
 AuditFunction = Callable[..., dict[str, Any]]
 """``(store, job, *, original, candidate, snapshot, request, show_progress)`` to the audit's verdict and findings."""
-
-
-def audit_batch(store: ObjectStore, job: JobConfig, **asked: Any) -> dict[str, Any]:
-    raise ConfigError("delete.audit: required is not there yet")
 
 
 class Attempt(Settings):
@@ -56,7 +52,8 @@ class Attempt(Settings):
 
     def is_good_enough(self, job: JobConfig) -> bool:
         """Whether policy lets it be published. A model trained from scratch without the rows needs no audit."""
-        return self.method == "retrain" or job.delete.audit == "off" or self.verdict == "passed"
+        accepted = {"required": ("passed",), "not_failed": ("passed", "inconclusive")}
+        return self.method == "retrain" or self.audit is None or self.verdict in accepted[job.delete.audit]
 
 
 def attempt_names(job: JobConfig, plan: BatchPlan) -> list[Name]:
@@ -64,7 +61,7 @@ def attempt_names(job: JobConfig, plan: BatchPlan) -> list[Name]:
     if plan.method == "retrain":
         return ["retrain"]
     names: list[Name] = ["unlearn"]
-    for fallback in job.delete.on_refused if job.delete.audit == "required" else ():
+    for fallback in job.delete.on_refused if job.delete.audit != "off" else ():
         if fallback == "stop":
             break
         names.append(fallback)
@@ -177,7 +174,7 @@ def _carry_out(
     result = runs.results_of(store, task, show_progress=show_progress)[stage.name]
     manifest = FileEntry.model_validate(result["model"])
     found = None
-    if job.delete.audit == "required" and name != "retrain":
+    if job.delete.audit != "off" and name != "retrain":
         found = audit(
             store,
             task.job,

@@ -177,7 +177,7 @@ def _batch_id(
     names = {"dataset", "model", "precision", "feature_scaling", "backbone", "fit", "unlearn"}
     settings: dict[str, Any] = job.model_dump(mode="json", include=names)
     settings["delete"] = job.delete.model_dump(mode="json", include={"audit", "on_refused", "on_large", "stronger"})
-    if job.delete.audit == "required":
+    if job.delete.audit != "off":
         settings["audit"] = job.audit.model_dump(mode="json")
     asked = [
         [request.request_id, request.kind, where.user_row, where.item_row]

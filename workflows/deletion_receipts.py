@@ -109,7 +109,7 @@ def issue(
         purge=[StatedItem(kind=i.kind, name=i.name, outcome=i.outcome, until=i.until, reason=i.reason) for i in items],
         code=code_state(),
         known_limits=_limits(plan, attempt),
-        unsafe_single_writer=False,
+        unsafe_single_writer=work.store.unsafe_single_writer,
         identity_key_id=work.identity.key_id,
     )
     found = work.ledger.find_many(plan.request_ids)

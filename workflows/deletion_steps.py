@@ -258,6 +258,7 @@ def publish_data(work: Work, plan: BatchPlan) -> str:
             at=request.received_time,
             user_digest=request.user_digest if request.kind == "interaction" else "",
             item_digest=request.item_digest if request.kind == "interaction" else "",
+            key_id=work.identity.key_id,
         )
         for _, request in sorted(subjects.items())
     ]

@@ -15,8 +15,9 @@ from typing import Any
 
 from tru_core.errors import PolicyError, TruError
 from workflows import runs
+from workflows.audit_gate import audit_batch
 from workflows.config import JobConfig
-from workflows.deletion_attempts import AuditFunction, audit_batch
+from workflows.deletion_attempts import AuditFunction
 from workflows.deletion_choice import choose, submission_id
 from workflows.deletion_finish import DoneBatch, finish
 from workflows.deletion_receipts import keep_states
@@ -33,7 +34,8 @@ from workflows.keys import load_identity_key, load_signing_key
 from workflows.ledger import Ledger, SubmitReport, open_ledger
 from workflows.outcomes import recorded
 from workflows.purge import UNFINISHED_STATES, purge
-from workflows.requests import parse_requests, read_request_file, slow_digest
+from workflows.request_files import open_request_file
+from workflows.requests import slow_digest
 from workflows.run_lock import hold_lease
 from workflows.storage import open_store
 
@@ -91,25 +93,25 @@ def run_deletions(
     def body() -> Figures:
         ledger = open_ledger(store, job.model, identity, config=job.ledger)
         submitted = None
-        if text is not None and requests is not None:
-            parsed = parse_requests(text, name=requests.name)
+        if file is not None:
+            parsed = file.parse()
             if not parsed:
                 return {"num_requests": {}, "batches": [], "num_interactions": 0}
-            submitted = ledger.submit(parsed, source=requests.name)
-            _check_processable(ledger, [request.request_id for request in parsed], requests.name)
+            submitted = ledger.submit(parsed, source=file.name)
+            _check_processable(ledger, [request.request_id for request in parsed], file.name)
         progress = _Progress()
         with hold_lease(store, job.dataset, lease_seconds=job.delete.lease_seconds) as lease:
             ledger.refresh()
             work = Work(store, job, ledger, lease, identity, signing, audit, connect, show_progress)
             _finish_interrupted(work, progress)
-            _take_due(work, progress, is_asked=is_asked or requests is not None)
+            _take_due(work, progress, is_asked=is_asked or file is not None)
             purge(store, job, ledger, lease, now=utc_now())
         return _figures(ledger, progress, submitted)
 
-    text = read_request_file(requests) if requests is not None else None
-    if text is not None:
+    file = open_request_file(requests) if requests is not None else None
+    if file is not None:
         settings = job.model_dump(mode="json", exclude={"storage", "scaling", "sweep", "forget", "keys"})
-        run_id = runs.run_name("delete", settings, slow_digest(text, salt=job.model.encode()))
+        run_id = runs.run_name("delete", settings, slow_digest(file.body, salt=job.model.encode()))
     else:
         ledger = open_ledger(store, job.model, identity, config=job.ledger)
         run_id = submission_id(store, job, ledger, now=utc_now()) or f"delete-{job.model}-nothing-due"
