@@ -34,9 +34,8 @@ Verdicts = Iterator[tuple[str, str, str]]
 
 def small_world(count: int, timings: dict[str, float]) -> Verdicts:
     """Examine candidates in the small world. Yields kind, verdict and reason, and notes the seconds of one audit."""
-    from tru_core.audits.attacks import audit
-
     from tests import audit_cases
+    from tru_core.audits.attacks import audit
     from tru_core.audits.controls import masked, over_forgotten
 
     world = audit_cases.audit_world()

@@ -38,6 +38,7 @@ from machine import write_figures
 from tests import deletion_world
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import TransientError, TruError
+from tru_core.unlearning.tru_settings import TRUSettings
 from workflows import runs
 from workflows.config import JobConfig
 from workflows.deletions import run_deletions
@@ -235,6 +236,7 @@ def run_matrix(storage: StorageConfig, folder: Path, *, num_kills: int, seed: in
     base = deletion_world.make_job(
         folder,
         storage=storage.model_copy(update={"url": f"{storage.url}/base"}),
+        unlearn=TRUSettings(batch_size=256, paper_literal=True),  # it has epochs, and so checkpoints, here too
         delete=deletion_world.policy(min_requests=1, max_requests=3, lease_seconds=0.4),
     )
     make_base(base, folder)

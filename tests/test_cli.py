@@ -230,7 +230,22 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         cli.main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert commands_in(text) == {"data", "train", "unlearn", "compare", "sweep", "delete", "result", "demo"}
+    assert commands_in(text) == {
+        "audit",
+        "compare",
+        "data",
+        "delete",
+        "demo",
+        "doctor",
+        "keys",
+        "result",
+        "rollback",
+        "sweep",
+        "train",
+        "unlearn",
+        "verify",
+        "versions",
+    }
     listed = text[text.index("exit codes:") :]
     for code in {kind.exit_code for kind in ERRORS} | {0, 130}:
         assert f" {code} " in listed.replace("\n", " "), code
@@ -245,6 +260,10 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         ["compare"],
         ["sweep"],
         ["delete", "run"],
+        ["delete", "purge"],
+        ["delete", "submission-id"],
+        ["versions"],
+        ["rollback"],
         ["result"],
         ["demo"],
     ],
@@ -276,7 +295,8 @@ def test_every_command_explains_itself_and_takes_json(argv: list[str], capsys: p
         ["compare", "job.yaml", "--out"],
         ["sweep"],
         ["delete"],
-        ["delete", "run", "job.yaml"],
+        ["rollback"],
+        ["rollback", "one"],
         ["result", "run-1"],
         ["result", "run-1", "--storage", "store", "--wait", "long"],
     ],
@@ -320,7 +340,9 @@ def test_compare_sweep_delete_and_demo_get_what_they_were_told(
 ) -> None:
     calls: list[tuple[Any, ...]] = []
     sweep = SimpleNamespace(sweep=lambda job, *, best_job_path: calls.append((job.model, best_job_path)) or FIGURES)
-    deletions = SimpleNamespace(run_batch=lambda job, path: calls.append((job.model, path)) or FIGURES)
+    deletions = SimpleNamespace(
+        run_deletions=lambda job, path, *, is_asked, connect: calls.append((job.model, path, is_asked)) or FIGURES
+    )
     monkeypatch.setitem(sys.modules, "workflows.sweep", sweep)
     monkeypatch.setitem(sys.modules, "workflows.deletions", deletions)
     monkeypatch.setattr(compare, "compare", lambda job, *, outputs: calls.append((job.model, *outputs)) or FIGURES)
@@ -332,6 +354,7 @@ def test_compare_sweep_delete_and_demo_get_what_they_were_told(
         ["sweep", job],
         ["sweep", job, "--out", "b.yaml"],
         ["delete", "run", job, "--requests", "requests.csv"],
+        ["delete", "run", "--job", job, "--now"],
         ["demo"],
         ["demo", "--folder", str(tmp_path)],
     ):
@@ -342,7 +365,8 @@ def test_compare_sweep_delete_and_demo_get_what_they_were_told(
         ("tiny-mgcn", Path(tables[0]), Path(tables[1])),
         ("tiny-mgcn", Path("best-job.yaml")),
         ("tiny-mgcn", Path("b.yaml")),
-        ("tiny-mgcn", Path("requests.csv")),
+        ("tiny-mgcn", Path("requests.csv"), False),
+        ("tiny-mgcn", None, True),
         (Path("store/demo"),),
         (tmp_path,),
     ]
