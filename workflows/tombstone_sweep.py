@@ -79,9 +79,11 @@ def _are_there(store: ObjectStore, snapshot: SnapshotManifest, pairs: Sequence[t
 
 def requests_again(found: SweepHits, key: IdentityKey, *, now: datetime) -> list[DeletionRequest]:
     """New deletion requests for what a sweep found. The same hit on the same day has the same request id."""
-    subjects: list[tuple[Kind, str, str]] = [("user", text, "") for text in found.users]
-    subjects += [("item", "", text) for text in found.items]
-    subjects += [("interaction", user, item) for user, item in found.pairs]
+    subjects: list[tuple[Kind, str, str]] = [
+        *(("user", text, "") for text in found.users),
+        *(("item", "", text) for text in found.items),
+        *(("interaction", user, item) for user, item in found.pairs),
+    ]
     day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return [
         DeletionRequest(

@@ -107,7 +107,17 @@ def find_blocked(gate: Gate, *, users: pa.Array, items: pa.Array, has_times: boo
         limit = _blocked_until(gate.indexes, "interaction", stone.digest, has_times)
         if limit is not None and stone.user_digest in named["user"] and stone.item_digest in named["item"]:
             limits[named["user"][stone.user_digest], named["item"][stone.item_digest]] = limit
-    return BlockedIds(*sides["user"], *sides["item"], *_coded(limits))
+    pair_users, pair_items, codes, pairs_until = _coded(limits)
+    return BlockedIds(
+        users=sides["user"][0],
+        users_until=sides["user"][1],
+        items=sides["item"][0],
+        items_until=sides["item"][1],
+        pair_users=pair_users,
+        pair_items=pair_items,
+        pair_codes=codes,
+        pairs_until=pairs_until,
+    )
 
 
 def _blocked_until(

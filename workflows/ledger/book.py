@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -157,7 +158,7 @@ def is_legal(before: State, after: State, kind: EntryKind) -> bool:
 
 def _submitted(change: Change, entry: LedgerEntry) -> LedgerRequest:
     try:
-        fields = {"user_digest": "", "item_digest": ""} | _NEW | change
+        fields: dict[str, Any] = {"user_digest": "", "item_digest": ""} | _NEW | change
         return LedgerRequest(**fields, submitted_at=entry.at, state_since=entry.at)
     except TypeError:
         raise IntegrityError("an entry of the ledger submits a request without all of its fields.") from None

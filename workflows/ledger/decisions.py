@@ -169,7 +169,7 @@ def decide_hold(book: Book, hold: HoldRecord) -> Decision | None:
             raise ConflictError(f"hold {hold.hold_id} exists and covers something else. Nothing was written.")
         return None
     placed = Hold(hold.hold_id, hold.level, hold.digest, hold.reason, "")
-    states = [state for state in WAITING_STATES if "held" in TRANSITIONS[state]]
+    states: list[State] = [state for state in WAITING_STATES if "held" in TRANSITIONS[state]]
     covered = [request for request in requests_of(book.covered_by(placed, states)) if placed.covers(request)]
     changes: list[Change] = [{"request_id": request.request_id} for request in covered]
     common = {"state": "held", "reason": f"hold {hold.hold_id}: {hold.reason}"}

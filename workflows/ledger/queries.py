@@ -28,11 +28,10 @@ def due_requests(book: Book, now: datetime, *, limit: int | None) -> list[Ledger
     requests_before: dict[str, str] = {}
     if book.counts["duplicate"]:
         repeats = book.table(("duplicate",))
-        pairs = zip(repeats.column("duplicate_of").to_pylist(), repeats.column("deadline").to_pylist(), strict=True)
-        for request_id, deadline in pairs:
+        for request_id, deadline in _pairs(repeats, "duplicate_of", "deadline"):
             requests_before[request_id] = min(deadline, requests_before.get(request_id, deadline))
     if requests_before:
-        own = zip(table.column("request_id").to_pylist(), table.column("deadline").to_pylist(), strict=True)
+        own = _pairs(table, "request_id", "deadline")
         acted_by = pa.array([min(deadline, requests_before.get(name, deadline)) for name, deadline in own], pa.string())
     else:
         acted_by = table.column("deadline")
@@ -42,6 +41,11 @@ def due_requests(book: Book, now: datetime, *, limit: int | None) -> list[Ledger
     )
     chosen = table.take(order if limit is None else order.slice(0, limit))
     return [request for request in requests_of(chosen) if not book.holds_on(request)]
+
+
+def _pairs(table: pa.Table, one: str, other: str) -> list[tuple[str, str]]:
+    columns: list[list[Any]] = [table.column(name).to_pylist() for name in (one, other)]
+    return list(zip(*columns, strict=True))
 
 
 def _by_deadline(table: pa.Table, limit: int | None) -> pa.Table:

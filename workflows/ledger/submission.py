@@ -21,7 +21,9 @@ from workflows.requests import DeletionRequest
 _SHOWN = 5
 _GRACE = timedelta(days=1)  # clocks differ
 _SET_BY_ENTRY = frozenset({"submitted_at", "state_since", "batch_id", "outcome", "num_attempts"})
-_TAKING = tuple(state for state in OPEN_STATES if state != "received")  # who is not verified stands in nobody's way
+_TAKING: tuple[State, ...] = tuple(
+    state for state in OPEN_STATES if state != "received"
+)  # who is not verified stands in nobody's way
 
 
 @dataclass(frozen=True)
