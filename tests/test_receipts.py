@@ -19,6 +19,7 @@ from tru_core.errors import IntegrityError
 from tru_core.keys import IdentityKey, IdentityKind
 from tru_core.receipt import NO_CHAIN, NO_FILES, NO_SUBJECT, make_receipts
 from tru_core.statement import BatchStatement, ReceiptRequest
+from workflows import receipt_log
 from workflows.cli import main
 from workflows.keys import KeysConfig, load_identity_key, load_signing_key, make_keys
 from workflows.model_record import code_state, data_state, model_state
@@ -62,6 +63,22 @@ def test_batches_that_are_signed_at_once_get_a_number_each_and_one_that_is_signe
         found = list(pool.map(lambda batch: issue(store, batch), batches))
     assert sorted({issued.number for issued in found}) == [1, 2, 3, 4]
     assert found[:4] == found[4:]
+
+
+def test_a_batch_that_died_while_it_was_signed_gets_one_receipt(
+    local_store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any, **__: Any) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(receipt_log, "append_log_entry", die)
+        with pytest.raises(KeyboardInterrupt):
+            issue(local_store)
+    assert read_issued(local_store, "shop") == []
+    later = statement(times=statement_values()["times"] | {"issued_at": "2026-11-27T00:00:00+00:00"})
+    assert issue(local_store, later).number == 1
+    assert len(local_store.list("receipts/shop")) == 2  # the log's entry, and one file of requests
 
 
 def test_a_request_finds_its_receipt_and_an_unknown_one_none(store: ObjectStore) -> None:
