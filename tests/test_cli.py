@@ -108,6 +108,12 @@ def test_the_exit_codes_are_those_of_the_requirements() -> None:
         "NumericsError": 6,
         "TransientError": 7,
         "IntegrityError": 8,
+        "EditedReceiptError": 8,
+        "UnknownKeyError": 8,
+        "ExpiredKeyError": 8,
+        "PredicateTypeError": 8,
+        "ChainGapError": 8,
+        "ChainOrderError": 8,
         "PolicyError": 9,
     }
 
@@ -230,7 +236,19 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         cli.main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert commands_in(text) == {"data", "train", "unlearn", "compare", "sweep", "delete", "result", "demo"}
+    assert commands_in(text) == {
+        "compare",
+        "data",
+        "delete",
+        "demo",
+        "doctor",
+        "keys",
+        "result",
+        "sweep",
+        "train",
+        "unlearn",
+        "verify",
+    }
     listed = text[text.index("exit codes:") :]
     for code in {kind.exit_code for kind in ERRORS} | {0, 130}:
         assert f" {code} " in listed.replace("\n", " "), code
@@ -246,6 +264,9 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         ["sweep"],
         ["delete", "run"],
         ["result"],
+        ["keys", "new"],
+        ["verify"],
+        ["doctor"],
         ["demo"],
     ],
 )
@@ -277,6 +298,13 @@ def test_every_command_explains_itself_and_takes_json(argv: list[str], capsys: p
         ["sweep"],
         ["delete"],
         ["delete", "run", "job.yaml"],
+        ["keys"],
+        ["keys", "new"],
+        ["keys", "new", "folder", "--days", "0"],
+        ["verify", "receipt.json"],
+        ["verify", "receipt.json", "--public-key", "a.pub", "--files", "a", "--storage", "b"],
+        ["doctor"],
+        ["doctor", "store", "--rounds", "none"],
         ["result", "run-1"],
         ["result", "run-1", "--storage", "store", "--wait", "long"],
     ],
