@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.receipt_samples import IDENTITY, SIGNING, requests, statement, statement_values
+from tests.receipt_samples import IDENTITY, SIGNING, nonces, requests, statement, statement_values
 from tests.tiny_snapshot import item_id, user_id, write_tiny_snapshot
 from tru_core.collective import LocalCollective
 from tru_core.errors import IntegrityError
 from tru_core.keys import IdentityKey, IdentityKind
+from tru_core.receipt import NO_CHAIN, NO_FILES, NO_SUBJECT, make_receipts
 from tru_core.statement import BatchStatement, ReceiptRequest
+from workflows import receipt_log
 from workflows.cli import main
 from workflows.keys import KeysConfig, load_identity_key, load_signing_key, make_keys
 from workflows.model_record import code_state, data_state, model_state
@@ -61,6 +63,22 @@ def test_batches_that_are_signed_at_once_get_a_number_each_and_one_that_is_signe
         found = list(pool.map(lambda batch: issue(store, batch), batches))
     assert sorted({issued.number for issued in found}) == [1, 2, 3, 4]
     assert found[:4] == found[4:]
+
+
+def test_a_batch_that_died_while_it_was_signed_gets_one_receipt(
+    local_store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any, **__: Any) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(receipt_log, "append_log_entry", die)
+        with pytest.raises(KeyboardInterrupt):
+            issue(local_store)
+    assert read_issued(local_store, "shop") == []
+    later = statement(times=statement_values()["times"] | {"issued_at": "2026-11-27T00:00:00+00:00"})
+    assert issue(local_store, later).number == 1
+    assert len(local_store.list("receipts/shop")) == 2  # the log's entry, and one file of requests
 
 
 def test_a_request_finds_its_receipt_and_an_unknown_one_none(store: ObjectStore) -> None:
@@ -203,12 +221,14 @@ def test_a_receipt_and_a_public_key_are_enough(made: World, capsys: pytest.Captu
     shown = json.loads(capsys.readouterr().out)
     assert shown["outcome"] == "published"
     assert len(shown["checked"]) == 4
-    assert any("model before the deletion" in line or "before the deletion" in line for line in shown["attested_only"])
+    assert {NO_FILES, NO_CHAIN, NO_SUBJECT} <= set(shown["attested_only"])
 
 
 def test_with_the_files_all_digests_are_recomputed(made: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert made.verify("a-user", "--storage", made.store.url) == 0
-    checked = "\n".join(json.loads(capsys.readouterr().out)["checked"])
+    shown = json.loads(capsys.readouterr().out)
+    assert {NO_FILES, NO_CHAIN, NO_SUBJECT} & set(shown["attested_only"]) == {NO_SUBJECT}
+    checked = "\n".join(shown["checked"])
     for part in (
         "data set after the deletion, snapshot after: recomputed",
         "data set before",
@@ -350,6 +370,32 @@ def test_a_chain_in_storage_that_was_changed_is_refused(
 ) -> None:
     damage(world)
     assert refused(world, capsys, "a-user")["error"] == error
+
+
+def test_a_receipt_that_names_a_file_outside_the_storage_is_refused(
+    made: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also when the operator's own key signed it (catalogue row 69)."""
+    signing = load_signing_key(KeysConfig(folder=str(made.keys)))
+    for key in ("../outside", "/etc/passwd", "a/../../b", "a//b", "a\\b"):
+        data = statement_values()["data_after"]
+        data["manifest"] |= {"key": key}
+        body = make_receipts(statement(data_after=data), requests(1), key=signing, nonces=nonces(1))[0]
+        (tmp_path / "receipt.json").write_bytes(body)
+        public = str(made.keys / "signing.pub")
+        command = ["verify", str(tmp_path / "receipt.json"), "--public-key", public, "--files", made.store.url]
+        assert main([*command, "--json"]) == 8
+        assert "Nothing was read or written" in json.loads(capsys.readouterr().out)["message"]
+
+
+def test_a_file_that_is_far_too_large_is_refused_before_it_is_read_whole(
+    made: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "receipt.json").open("wb") as file:
+        file.truncate(2**40)  # no disk has to hold it
+    public = str(made.keys / "signing.pub")
+    assert main(["verify", str(tmp_path / "receipt.json"), "--public-key", public, "--json"]) == 8
+    assert "a receipt at most" in json.loads(capsys.readouterr().out)["message"]
 
 
 @pytest.mark.parametrize(

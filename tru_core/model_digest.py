@@ -92,7 +92,7 @@ def _digest(tensors: Mapping[str, RawTensor], metadata: Mapping[str, str]) -> st
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(canonical_json([name, tensor.dtype, list(tensor.shape)], where="a model's digest"))
-        digest.update(np.ascontiguousarray(tensor.data))
+        digest.update(np.ascontiguousarray(tensor.data).data)
     return digest.hexdigest()
 
 

@@ -41,6 +41,11 @@ from tru_core.statement import (
 
 MAX_RECEIPT_BYTES = 16 * 2**20
 
+# What a public key alone cannot tell. Each goes when somebody looks.
+NO_FILES = "The digests of data set and model, before and after the deletion: no files were looked at."
+NO_CHAIN = "The receipts before this one: their chain was not looked at."
+NO_SUBJECT = "Whom the request is about: no id was given."
+
 
 class ReceiptFile(Settings):
     """The parts of a receipt as they stand in its file.
@@ -78,13 +83,15 @@ class Verification:
     leaf: ReceiptRequest
     envelope_digest: str
 
-    def with_checked(self, *sentences: str) -> "Verification":
-        """The same with more that was found to hold."""
-        return dataclasses.replace(self, checked=(*self.checked, *sentences))
+    def with_checked(self, *sentences: str, instead_of: str = "") -> "Verification":
+        """The same with more that was found to hold, and without what was only attested before."""
+        attested = tuple(sentence for sentence in self.attested_only if sentence != instead_of)
+        return dataclasses.replace(self, checked=(*self.checked, *sentences), attested_only=attested)
 
-    def with_attested(self, *sentences: str) -> "Verification":
+    def with_attested(self, *sentences: str, instead_of: str = "") -> "Verification":
         """The same with more that rests on the signer's word."""
-        return dataclasses.replace(self, attested_only=(*self.attested_only, *sentences))
+        attested = tuple(sentence for sentence in self.attested_only if sentence != instead_of)
+        return dataclasses.replace(self, attested_only=(*attested, *sentences))
 
 
 # --- signing ------------------------------------------------------------------------------------
@@ -212,9 +219,11 @@ def verify_receipt(body: bytes, *, public_keys: Sequence[PublicKey], where: str 
     attested_only = [
         f"Method {predicate.method.name} ran with the settings and seeds named: claim {claim}.",
         "Times, counts, the code's version and the machine.",
-        f"{len(predicate.audits)} audit results." if predicate.audits else "No audit was made.",
-        f"The purge inventory of {len(predicate.purge)} items.",
-        "The digests of data and model before the deletion.",
+        f"Audit results: {len(predicate.audits)}.",
+        f"Items of the purge inventory: {len(predicate.purge)}.",
+        NO_FILES,
+        NO_CHAIN,
+        NO_SUBJECT,
     ]
     digest = envelope_digest(canonical_json(file.envelope, where=where))
     return Verification(tuple(checked), tuple(attested_only), predicate, leaf, digest)
@@ -248,7 +257,8 @@ def check_chain(envelopes: Sequence[bytes], verification: Verification) -> Verif
         expected = _previous_digest(envelopes[number - 1])
     if expected is not None:
         raise ChainGapError(f"the first receipt of model {said.model} names one before it. Ask the operator for it.")
-    return verification.with_checked(f"The chain of {said.number} receipts up to this one has no gap.")
+    line = f"The chain of {said.number} receipts up to this one has no gap."
+    return verification.with_checked(line, instead_of=NO_CHAIN)
 
 
 def _previous_digest(envelope: bytes) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tru_core.errors import IntegrityError, MissingObjectError, UnknownKeyError
 from tru_core.keys import IdentityKey, IdentityKind
-from tru_core.receipt import Verification, check_chain
+from tru_core.receipt import NO_FILES, NO_SUBJECT, Verification, check_chain
 from tru_core.statement import DataState, ModelState
 from workflows.model_record import file_digest, file_entry, state_entries, tensor_digest
 from workflows.receipt_log import read_issued
@@ -44,16 +44,16 @@ def check_files(store: ObjectStore, verification: Verification) -> Verification:
             f"none of the files that receipt {said.receipt_id} names is in {store.url}. Nothing was checked against "
             f"them. Name the storage that the receipt was written in, or a folder with a copy of it."
         )
-    return verification.with_checked(
-        *(f"{what}: recomputed, and as the statement says." for what in checked)
-    ).with_attested(*(f"{what}: not there (any more)." for what in missing))
+    return verification.with_attested(
+        *(f"{what}: not there (any more)." for what in missing), instead_of=NO_FILES
+    ).with_checked(*(f"{what}: recomputed, and as the statement says." for what in checked))
 
 
 def check_links(store: ObjectStore, verification: Verification) -> Verification:
-    """Check the chain of receipts in storage from this one back to the first. Raises as ``check_chain``."""
+    """Check the chain of receipts in storage, if one is there, back to its first. Raises as ``check_chain``."""
     envelopes = [issued.envelope for issued in read_issued(store, verification.predicate.model)]
     if not envelopes:
-        return verification.with_attested("The chain of receipts before this one: it is not there.")
+        return verification
     return check_chain(envelopes, verification)
 
 
@@ -81,7 +81,7 @@ def check_subject(
             f"spelling, byte by byte."
         )
     line = f"The receipt is about the {kind} that was named, and its leaf is under the signed root."
-    return verification.with_checked(line)
+    return verification.with_checked(line, instead_of=NO_SUBJECT)
 
 
 def check_absence(

@@ -38,7 +38,16 @@ from tru_core.errors import (
 )
 from tru_core.keys import PublicKey, SigningKey
 from tru_core.merkle import build_tree, leaf_hash, root_of_path
-from tru_core.receipt import Verification, check_chain, envelope_digest, sign_batch, verify_receipt
+from tru_core.receipt import (
+    NO_CHAIN,
+    NO_FILES,
+    NO_SUBJECT,
+    Verification,
+    check_chain,
+    envelope_digest,
+    sign_batch,
+    verify_receipt,
+)
 
 PUBLIC = SIGNING.public_key
 
@@ -75,7 +84,8 @@ def test_what_is_checked_and_what_is_only_said_are_told_apart() -> None:
     found = verify(receipts()[0])
     assert any("signed by key" in line for line in found.checked)
     assert any("Method tru" in line for line in found.attested_only)
-    assert any("purge inventory of 3 items" in line for line in found.attested_only)
+    assert "Items of the purge inventory: 3." in found.attested_only
+    assert {NO_FILES, NO_CHAIN, NO_SUBJECT} <= set(found.attested_only)
     assert not set(found.checked) & set(found.attested_only)
 
 
@@ -298,7 +308,9 @@ def chain(length: int) -> tuple[list[bytes], Verification]:
 
 def test_a_whole_chain_is_checked_back_to_its_first_receipt() -> None:
     envelopes, last = chain(4)
-    assert "The chain of 4 receipts up to this one has no gap." in check_chain(envelopes, last).checked
+    found = check_chain(envelopes, last)
+    assert "The chain of 4 receipts up to this one has no gap." in found.checked
+    assert NO_CHAIN not in found.attested_only
     later = chain(6)[0]
     assert "The chain of 4 receipts up to this one has no gap." in check_chain(later, last).checked
 
