@@ -255,7 +255,7 @@ def test_shadow_models_of_another_draw_are_not_judged(store: LocalStore, tmp_pat
         ({"shadow_fit": {"max_epoch": 2}}, "audit.shadow_fit: max_epoch: .*did you mean 'max_epochs'"),
         ({"shadow_fit": {"seed": 2}}, "a seed of its own"),
         ({"version": 2, "batch": "abc"}, "version or batch, not both"),
-        ({"injection": {"num_probes": 3}}, r"audit\.injection\.num_probes"),
+        ({"injection": {"num_probes": 0}}, r"audit\.injection\.num_probes"),
     ],
 )
 def test_an_audit_that_cannot_be_meant_is_refused(changes: Figures, message: str, tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_the_gate_refuses_a_model_of_other_settings(store: LocalStore, tmp_path:
 
 # --- injection in the worker --------------------------------------------------------------------
 
-INJECTION = {"num_probes": 10, "users_per_pair": 3, "pairs_per_user": 2}
+INJECTION = {"num_probes": 5, "users_per_pair": 3, "pairs_per_user": 2}
 
 
 def test_the_injection_audit_trains_on_planted_data_that_the_data_set_never_holds(
@@ -420,7 +420,7 @@ def test_the_injection_audit_trains_on_planted_data_that_the_data_set_never_hold
     assert {info.key for info in store.list("datasets")} == before
     for examined in found["audits"]:
         [finding] = [finding for finding in examined["findings"] if finding["attack"] == "injection"]
-        assert finding["num_cases"] == 10
+        assert finding["num_cases"] == 5
         assert {"detail_power", "detail_hits", "detail_alarm_threshold"} <= set(finding)
         assert finding["num_references"] == 4  # the Original and three Retrains of the real data
 
@@ -437,7 +437,7 @@ def test_a_model_of_planted_data_is_never_taken_for_one_of_the_real_data(
     with pytest.raises(DataError, match="num_users"):
         real.load_model(entry)
     planted = TaskRun(run.task, LocalCollective())
-    assert planted.load_model(entry).get_parameter("user_table").shape[0] == 60 + 15
+    assert planted.load_model(entry).get_parameter("user_table").shape[0] == 60 + 9
 
 
 # --- what a reader sees -------------------------------------------------------------------------

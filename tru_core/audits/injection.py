@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -54,7 +54,7 @@ class InjectionSettings(Settings):
         seed: Decides what is planted.
     """
 
-    num_probes: PositiveInt = Field(default=300, ge=10)
+    num_probes: PositiveInt = 300
     users_per_pair: PositiveInt = 3
     pairs_per_user: PositiveInt = 10
     seed: NonNegativeInt = 20_260_405
