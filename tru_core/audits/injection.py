@@ -48,7 +48,7 @@ class InjectionSettings(Settings):
 
     Attributes:
         num_probes: Pairs of items, or interactions. Hundreds: with 300 probes and 1 hit in 100 by chance, a model
-            that keeps 1 in 20 is found with a chance of 0.96 at a false alarm of 1 in 1,000.
+            that keeps 1 in 20 is found with a chance of 0.89 at a false alarm of 1 in 1,000.
         users_per_pair: Planted users who have the same pair. Three is little: a real item has more.
         pairs_per_user: Pairs of one planted user: twice as many items, the length of an ordinary history.
         seed: Decides what is planted.
