@@ -43,7 +43,7 @@ FIT: dict[
     "ml-latest-small-mm": {"learning_rate": 0.01, "max_epochs": 15, "patience": 15},
     "tiktok": {"learning_rate": 0.005, "max_epochs": 15, "patience": 15},
 }
-SHADOW_EPOCHS = 10
+SHADOW_EPOCHS = 8
 CANDIDATES = ("original", "masked", "row_reset", "row_refit", "tru", "retrain")
 
 

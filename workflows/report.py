@@ -40,14 +40,15 @@ table { border-collapse: collapse; width: 100%; margin: 8px 0 4px; }
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: 13px; }
 td, th { padding: 7px 10px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-td small { display: block; color: var(--soft); } svg { display: block; }
+.findings { table-layout: fixed; } td small { display: block; color: var(--soft); } svg { display: block; }
 details { margin: 8px 0; } summary { cursor: pointer; color: var(--soft); }
 pre { overflow-x: auto; background: #f6f8fa; padding: 12px; font-size: 12px; }
 ul { max-width: 78ch; padding-left: 20px; }
 .key span { margin-right: 18px; white-space: nowrap; }
 @media print { details { display: block; } body { padding: 0; } }
 """
-_WIDTH, _HEIGHT = 260, 34
+_WIDTH, _HEIGHT = 250, 34
+_COLUMN_SHARES = (17, 29, 26, 9, 5, 14)
 
 
 def audit_page(figures: Figures) -> str:
@@ -152,7 +153,9 @@ def _findings(findings: list[Figures]) -> str:
         )
     head = "<th>attack</th><th>what is measured</th><th>seen</th>"
     head += '<th class="number">candidate</th><th class="number">cases</th><th>verdict</th>'
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    widths = "".join(f'<col style="width:{share}%">' for share in _COLUMN_SHARES)
+    columns = f"<colgroup>{widths}</colgroup>"
+    return f'<table class="findings">{columns}<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _controls(finding: Figures) -> str:

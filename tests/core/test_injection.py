@@ -302,6 +302,7 @@ def test_the_stated_power_of_three_hundred_probes() -> None:
     assert found.gives_alarm
     assert found.never_seen_rate == 0.01
     assert found.power == pytest.approx(chance_of_at_least(found.threshold, 300, 0.05))
+    assert found.power == pytest.approx(0.89, abs=0.005)
 
 
 def test_a_test_without_a_model_that_never_saw_it_is_refused() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -48,13 +48,13 @@ class InjectionSettings(Settings):
 
     Attributes:
         num_probes: Pairs of items, or interactions. Hundreds: with 300 probes and 1 hit in 100 by chance, a model
-            that keeps 1 in 20 is found with a chance of 0.96 at a false alarm of 1 in 1,000.
+            that keeps 1 in 20 is found with a chance of 0.89 at a false alarm of 1 in 1,000.
         users_per_pair: Planted users who have the same pair. Three is little: a real item has more.
         pairs_per_user: Pairs of one planted user: twice as many items, the length of an ordinary history.
         seed: Decides what is planted.
     """
 
-    num_probes: PositiveInt = Field(default=300, ge=10)
+    num_probes: PositiveInt = 300
     users_per_pair: PositiveInt = 3
     pairs_per_user: PositiveInt = 10
     seed: NonNegativeInt = 20_260_405
