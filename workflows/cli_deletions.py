@@ -40,7 +40,7 @@ def add_delete_commands(group: Any, add: Add, load_job: Load) -> None:
     _add_job(running)
     running.add_argument("--requests", help="submit this file first (CSV: request_id, kind, user_id, item_id)")
     running.add_argument("--now", action="store_true", help="do not wait for delete.min_requests; receipts say so")
-    text = "Delete what still holds deleted rows and was deferred, such as old model versions after their days of grace."
+    text = "Delete what still holds deleted rows and was deferred, such as models after their days of grace."
     _add_job(add(group, "purge", text, purge))
     text = "Print a name of what is due, for ray job submit --submission-id; nothing if nothing is due."
     _add_job(add(group, "submission-id", text, name_submission))
@@ -59,7 +59,8 @@ def add_version_commands(commands: Any, add: Add, load_job: Load) -> None:
 
         return roll_back(load_job(arguments.job), arguments.version, override=arguments.override)
 
-    _add_job(add(commands, "versions", "List a model's versions: which serves, which are withdrawn or purged.", versions))
+    text = "List a model's versions: which serves, which are withdrawn or purged."
+    _add_job(add(commands, "versions", text, versions))
     text = "Let an earlier version serve again; refused where it may know a deleted subject."
     rolling = add(commands, "rollback", text, rollback)
     rolling.add_argument("version", type=int)

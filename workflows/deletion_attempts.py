@@ -132,6 +132,12 @@ def read_attempt(store: ObjectStore, plan: BatchPlan, name: Name) -> Attempt | N
         raise IntegrityError(f"{key} is no record of an attempt. Restore it from a backup.") from error
 
 
+def forget_attempt(store: ObjectStore, plan: BatchPlan, attempt: Attempt) -> None:
+    """Drop the record and the result of an attempt whose model is damaged, so that the next run makes it anew."""
+    store.delete(_attempt_key(plan, attempt.name))
+    store.delete(stage_result_key(attempt.run_id, attempt.stage))
+
+
 def attempt_figures(store: ObjectStore, attempt: Attempt) -> Figures:
     """What the workers measured of an attempt's model."""
     return runs.plain_figures(read_json(store, stage_result_key(attempt.run_id, attempt.stage)))

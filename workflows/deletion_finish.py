@@ -7,7 +7,8 @@ from typing import Any
 from workflows.deletion_attempts import attempt_figures, published_attempt
 from workflows.deletion_plan import BatchPlan
 from workflows.deletion_receipts import issue
-from workflows.deletion_steps import Work, drop_plan, publish_data, utc_now, version_of
+from workflows.deletion_steps import drop_plan, publish_data, version_of
+from workflows.deletion_work import Work, utc_now
 from workflows.publish import Version
 from workflows.purge import PurgeItem, purge
 from workflows.storage import ObjectStore

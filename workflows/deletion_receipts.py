@@ -23,7 +23,8 @@ from tru_core.statement import PurgeItem as StatedItem
 from workflows.batches import batch_key
 from workflows.deletion_attempts import Attempt, published_attempt
 from workflows.deletion_plan import BatchPlan
-from workflows.deletion_steps import Work, snapshot_entry, utc_now
+from workflows.deletion_steps import snapshot_entry
+from workflows.deletion_work import Work, utc_now
 from workflows.ledger import LedgerRequest
 from workflows.model_record import code_state, data_state, model_state
 from workflows.publish import Version, read_versions

@@ -17,16 +17,10 @@ The order of what is written, and why:
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import ValidationError
 
 from tru_core.errors import ConflictError, IntegrityError, MissingObjectError
-from tru_core.keys import IdentityKey, SigningKey
 from workflows.batches import (
     BatchRecord,
     batch_key,
@@ -39,61 +33,26 @@ from workflows.batches import (
     write_batch_record,
 )
 from workflows.config import JobConfig
-from workflows.deletion_attempts import Attempt, AuditFunction, make_candidate
+from workflows.deletion_attempts import Attempt, forget_attempt, make_candidate
 from workflows.deletion_plan import BatchPlan, Planning, plan_batch
-from workflows.ledger import Ledger, State
+from workflows.deletion_work import ORDER, Work
+from workflows.disk_space import require_space
+from workflows.ledger import State
 from workflows.publish import Version, current_version, publish_version, read_versions
-from workflows.run_lock import Lease
-from workflows.snapshot import SnapshotManifest, current_snapshot_entry, publish_snapshot
+from workflows.snapshot import SnapshotManifest, current_snapshot_entry, publish_snapshot, read_manifest
 from workflows.snapshot_deletion import write_snapshot_without
-from workflows.storage import FileEntry, ObjectStore, canonical_json, manifest_key, read_json, snapshot_prefix
+from workflows.state_files import parse_state_manifest
+from workflows.storage import (
+    FileEntry,
+    ObjectStore,
+    canonical_json,
+    manifest_key,
+    read_json,
+    read_verified,
+    snapshot_prefix,
+)
 from workflows.tombstones import Tombstone, add_tombstones
 from workflows.versions import check_model_files
-
-_ORDER: tuple[State, ...] = ("queued", "processing", "published", "purged", "receipted")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the steps of a run share.
-
-    Attributes:
-        connect: Makes a connection to Ray, when something is to be trained.
-        audit: Judges a candidate, where policy requires it.
-    """
-
-    store: ObjectStore
-    job: JobConfig
-    ledger: Ledger
-    lease: Lease
-    identity: IdentityKey
-    signing: SigningKey
-    audit: AuditFunction
-    connect: Callable[[], AbstractContextManager[Any]]
-    show_progress: bool
-
-    def advance(
-        self,
-        request_ids: Iterable[str],
-        to: State,
-        *,
-        batch_id: str = "",
-        reason: str = "",
-        outcome: Mapping[str, str] | None = None,
-    ) -> None:
-        """Bring requests into a state, if they are not there or further and the lease is still ours."""
-        found = self.ledger.find_many(request_ids)
-        done = _ORDER[_ORDER.index(to) :] if to in _ORDER[2:] else ()
-        left = [request_id for request_id, request in found.items() if request.state not in done]
-        if left:
-            self.lease.check()
-            self.ledger.advance(left, to, batch_id=batch_id, reason=reason, outcome=outcome)
-
-
-def utc_now() -> datetime:
-    """The present, in whole seconds of UTC."""
-    return datetime.now(UTC).replace(microsecond=0)
-
 
 # --- planning -----------------------------------------------------------------------------------
 
@@ -184,6 +143,7 @@ def prepare(work: Work, plan: BatchPlan) -> Attempt | None:
     """
     if not plan.changes_model:
         return None
+    require_space(work.store, _size_bytes(work.store, plan), what=f"batch {plan.batch_id}")
     _, entry = _write_snapshot(work.store, plan)
     with work.connect():
         return make_candidate(
@@ -191,14 +151,26 @@ def prepare(work: Work, plan: BatchPlan) -> Attempt | None:
         )
 
 
+def _size_bytes(store: ObjectStore, plan: BatchPlan) -> int:
+    """What a batch writes at most: buckets anew, two checkpoints (values, best values, two moments) and the model."""
+    manifest = read_manifest(store, plan.snapshot)
+    buckets = sum(entry.file.size_bytes for entry in manifest.interactions)
+    state = parse_state_manifest(read_verified(store, plan.original), plan.original.key)
+    return buckets + (2 * 4 + 1) * sum(file.size_bytes for file in (state.shared, *state.rows))
+
+
 def publish_model(work: Work, plan: BatchPlan, attempt: Attempt) -> Version:
     """Make the batch's model the version that serves, once.
 
     Raises:
         ConflictError: If the lease is lost, or another version was published meanwhile.
-        IntegrityError: If the model's files are not what was written.
+        IntegrityError: If the model's files are not what was written. The next run makes them anew.
     """
-    check_model_files(work.store, attempt.manifest)
+    try:
+        check_model_files(work.store, attempt.manifest)
+    except (IntegrityError, MissingObjectError):
+        forget_attempt(work.store, plan, attempt)
+        raise
     work.lease.check()
     published = publish_version(
         work.store,
@@ -231,7 +203,7 @@ def is_in_effect(work: Work, plan: BatchPlan, states: set[State]) -> bool:
     Args:
         states: Of its requests.
     """
-    if states & set(_ORDER[2:]):
+    if states & set(ORDER[2:]):
         return True
     if plan.changes_model:
         return version_of(work.store, plan) is not None

@@ -68,6 +68,7 @@ def rows_of(subjects: Sequence[Subject]) -> RequestRows:
 
 
 def find_subjects(store: ObjectStore, snapshot: SnapshotManifest, requests: Sequence[DeletionRequest]) -> list[Subject]:
+    """Find what each request names, in the requests' order. Warns of an id that looks like another one's."""
     user_ids = {request.user_id for request in requests if request.kind != "item"}
     item_ids = {request.item_id for request in requests if request.kind != "user"}
     users, similar_users = _find_rows(store, snapshot.user_vocabulary, user_ids)

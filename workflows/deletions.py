@@ -21,14 +21,13 @@ from workflows.deletion_choice import choose, submission_id
 from workflows.deletion_finish import DoneBatch, finish
 from workflows.deletion_receipts import keep_states
 from workflows.deletion_steps import (
-    Work,
     find_plan,
     is_in_effect,
     plan_requests,
     prepare,
     publish_model,
-    utc_now,
 )
+from workflows.deletion_work import Work, utc_now
 from workflows.keys import load_identity_key, load_signing_key
 from workflows.ledger import Ledger, SubmitReport, open_ledger
 from workflows.outcomes import recorded

@@ -111,15 +111,16 @@ def _size_bytes(remnant: Remnant) -> int:
 
 
 def _delete(store: ObjectStore, remnant: Remnant, *, now: datetime, is_held: bool) -> PurgeItem:
-    numbers = {"num_objects": len(remnant.objects), "size_bytes": _size_bytes(remnant)}
+    def ended(outcome: Outcome, reason: str = "", until: datetime | None = None) -> PurgeItem:
+        text = None if until is None else _text(until)
+        return PurgeItem(remnant.kind, remnant.name, outcome, len(remnant.objects), _size_bytes(remnant), text, reason)
+
     if is_held:
-        return PurgeItem(remnant.kind, remnant.name, "held", **numbers, reason="a legal hold covers the data set")
+        return ended("held", "a legal hold covers the data set")
     if not remnant.objects:  # another model's, which is not ours to delete
-        return PurgeItem(remnant.kind, remnant.name, "held", reason=remnant.reason)
+        return ended("held", remnant.reason)
     if remnant.until is not None and remnant.until > now:
-        return PurgeItem(
-            remnant.kind, remnant.name, "deferred", **numbers, until=_text(remnant.until), reason=remnant.reason
-        )
+        return ended("deferred", remnant.reason, remnant.until)
     try:
         for info in remnant.objects:
             store.delete(info.key)
@@ -127,14 +128,14 @@ def _delete(store: ObjectStore, remnant: Remnant, *, now: datetime, is_held: boo
         raise
     except AccessError as error:
         reason = f"the storage refuses to delete it ({type(error).__name__}): object lock, or a missing permission"
-        return PurgeItem(remnant.kind, remnant.name, "held", **numbers, reason=reason)
+        return ended("held", reason)
     left = [info.key for info in remnant.objects if store.exists(info.key)]
     if left:
         raise IntegrityError(
             f"{left[0]} and {len(left) - 1} more were deleted and are still there. The purge is not done and no "
             f"receipt was written. Run `tru doctor` on the storage, then the same command again."
         )
-    return PurgeItem(remnant.kind, remnant.name, "purged", **numbers)
+    return ended("purged")
 
 
 def _drop_payloads(ledger: Ledger, request_ids: Sequence[str] | None, *, is_held: bool) -> PurgeItem:
