@@ -524,3 +524,19 @@ def test_the_summary_counts_alerts_and_days(ledger: Ledger) -> None:
     assert summary["oldest_age_days"] == 68
     assert summary["days_to_deadline"] == -37
     assert summary["sweep"] == {"last": None, "age_days": None, "is_late": True}
+
+
+def test_the_ledger_lives_on_s3_too(moto_store: ObjectStore) -> None:
+    def submit(number: int) -> int:
+        return a_ledger(moto_store).submit([user_request(number % 4)], source="test").num_new
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        assert sum(pool.map(submit, range(12))) == 4
+    ledger = a_ledger(moto_store)
+    ledger.compact()
+    ledger.advance(["r1", "r2"], "processing", batch_id="b1")
+    assert ledger.drop_payloads(["r1"]) == 1
+    again = a_ledger(moto_store)
+    assert again.counts() == {"queued": 2, "processing": 2}
+    assert [found.user_id for found in again.payloads(["r0", "r2"])] == [f"{SECRET}-0", f"{SECRET}-2"]
+    assert verify_ledger(moto_store, MODEL) == again.head
