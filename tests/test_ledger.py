@@ -505,6 +505,19 @@ def test_only_the_last_two_compacted_snapshots_are_kept(store: ObjectStore, ledg
     assert a_ledger(store).counts() == {"queued": 4}  # replayed from the entries
 
 
+def test_a_ledger_that_was_opened_long_ago_is_read_anew_when_its_snapshot_is_gone(store: ObjectStore) -> None:
+    ledger = a_ledger(store)
+    ledger.submit([user_request(0), user_request(1)], source="test")
+    ledger.compact()
+    for call in (lambda old: old.find("r0").state, lambda old: old.cancel(["r0"], reason="test")):
+        old = a_ledger(store)
+        for number in range(3):
+            ledger.submit([user_request(100 * ledger.head.seq + number)], source="test")
+            ledger.compact()
+        assert call(old) in ("queued", 1)
+    assert a_ledger(store).find("r0").state == "cancelled"
+
+
 def test_many_changes_compact_by_themselves(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workflows.ledger.writing.COMPACT_AFTER_CHANGES", 20)
     ledger = a_ledger(store)

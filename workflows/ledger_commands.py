@@ -91,7 +91,8 @@ def list_requests(job: LedgerJob, states: Sequence[State], *, limit: int, is_che
     desk = Desk(job)
     figures: Figures = {}
     if is_checked:
-        figures["verified_entries"] = verify_ledger(desk.store, job.model).seq
+        head = verify_ledger(desk.store, job.model)
+        figures |= {"verified_entries": head.seq, "head_sha256": head.sha256}
     by_state = desk.ledger.counts()
     total = sum(number for state, number in by_state.items() if not states or state in states)
     found = desk.ledger.requests(states or None, limit=limit)
