@@ -454,7 +454,8 @@ def test_an_option_beats_the_settings_file_and_the_figures_say_what_was_imported
 ) -> None:
     calls: list[Any] = []
 
-    def import_dataset(source: Any, store: LocalStore, name: str, settings: Any) -> Any:
+    def import_dataset(source: Any, store: LocalStore, name: str, settings: Any, *, keys: Any) -> Any:
+        assert keys.folder == "keys"
         calls.append((source.url, store.url, name, settings))
         return write_tiny_snapshot(store, dataset=name)
 

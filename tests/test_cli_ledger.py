@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,6 +199,32 @@ def test_row_74_a_ledger_of_a_newer_schema_is_refused(terminal: Terminal) -> Non
     before = terminal.store.list("")
     assert "has schema version 2, this program reads 1" in terminal.submit(user_line(2), expect=2)["message"]
     assert terminal.store.list("") == before
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ("leger: {default_regulation: ccpa}", "leger: there is no such setting; did you mean 'ledger'?"),
+        ("ledger: {default_regulatoin: ccpa}", "ledger.default_regulatoin: there is no such setting; did you mean"),
+        ("ledger: {regulations: {house: {days: 0}}}", "ledger.regulations.house.days"),
+    ],
+)
+def test_row_50_a_typo_in_the_job_file_is_named(terminal: Terminal, block: str, expected: str) -> None:
+    with (terminal.folder / "job.yaml").open("a") as file:
+        file.write(block + "\n")
+    assert expected in terminal.submit(user_line(1), expect=2)["message"]
+    assert terminal.store.list("") == []
+
+
+def test_looking_at_requests_does_not_bring_the_training_code_along() -> None:
+    code = "import sys, workflows.cli, workflows.ledger_job, workflows.ledger_commands, workflows.ledger_tables"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(*({{'torch', 'ray'}} & sys.modules.keys()))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == []
 
 
 # --- commands -----------------------------------------------------------------------------------

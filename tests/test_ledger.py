@@ -505,6 +505,19 @@ def test_only_the_last_two_compacted_snapshots_are_kept(store: ObjectStore, ledg
     assert a_ledger(store).counts() == {"queued": 4}  # replayed from the entries
 
 
+def test_a_ledger_that_was_opened_long_ago_is_read_anew_when_its_snapshot_is_gone(store: ObjectStore) -> None:
+    ledger = a_ledger(store)
+    ledger.submit([user_request(0), user_request(1)], source="test")
+    ledger.compact()
+    for call in (lambda old: old.find("r0").state, lambda old: old.cancel(["r0"], reason="test")):
+        old = a_ledger(store)
+        for number in range(3):
+            ledger.submit([user_request(100 * ledger.head.seq + number)], source="test")
+            ledger.compact()
+        assert call(old) in ("queued", 1)
+    assert a_ledger(store).find("r0").state == "cancelled"
+
+
 def test_many_changes_compact_by_themselves(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workflows.ledger.writing.COMPACT_AFTER_CHANGES", 20)
     ledger = a_ledger(store)
@@ -524,3 +537,19 @@ def test_the_summary_counts_alerts_and_days(ledger: Ledger) -> None:
     assert summary["oldest_age_days"] == 68
     assert summary["days_to_deadline"] == -37
     assert summary["sweep"] == {"last": None, "age_days": None, "is_late": True}
+
+
+def test_the_ledger_lives_on_s3_too(moto_store: ObjectStore) -> None:
+    def submit(number: int) -> int:
+        return a_ledger(moto_store).submit([user_request(number % 4)], source="test").num_new
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        assert sum(pool.map(submit, range(12))) == 4
+    ledger = a_ledger(moto_store)
+    ledger.compact()
+    ledger.advance(["r1", "r2"], "processing", batch_id="b1")
+    assert ledger.drop_payloads(["r1"]) == 1
+    again = a_ledger(moto_store)
+    assert again.counts() == {"queued": 2, "processing": 2}
+    assert [found.user_id for found in again.payloads(["r0", "r2"])] == [f"{SECRET}-0", f"{SECRET}-2"]
+    assert verify_ledger(moto_store, MODEL) == again.head

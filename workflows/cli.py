@@ -22,6 +22,7 @@ from workflows.tables import print_comparison, print_figures, print_sweep
 
 if TYPE_CHECKING:
     from workflows.config import JobConfig
+    from workflows.ledger_job import LedgerJob
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -85,17 +86,30 @@ def _load_job(path: str) -> "JobConfig":
         ConfigError: If the file is wrong, or ``storage`` is a relative folder inside a submitted job.
     """
     from workflows.config import load_job
-    from workflows.storage_config import folder_of_url, is_s3
 
     job = load_job(Path(path))
-    url = job.storage.url
+    _refuse_vanishing_storage(path, job.storage.url)
+    return job
+
+
+def _load_ledger_job(path: str) -> "LedgerJob":
+    """Read what the commands on requests need of a job file. Raises as :func:`_load_job`."""
+    from workflows.ledger_job import load_ledger_job
+
+    job = load_ledger_job(Path(path))
+    _refuse_vanishing_storage(path, job.storage.url)
+    return job
+
+
+def _refuse_vanishing_storage(path: str, url: str) -> None:
+    from workflows.storage_config import folder_of_url, is_s3
+
     is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if is_submitted and not is_s3(url) and not Path(folder_of_url(url)).is_absolute():
         raise ConfigError(
             f"{path}: storage {url!r} is a relative folder. A submitted job runs in a copy of the working folder that "
             "is deleted afterwards. Nothing was started. Name an absolute folder that every node sees, or s3://..."
         )
-    return job
 
 
 def _with_job(name: str) -> Command:
@@ -207,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     cli_deletions.add_delete_commands(delete, add, _load_job)
     cli_deletions.add_version_commands(commands, add, _load_job)
-    cli_ledger.add_commands(delete, add, _load_job)
+    cli_ledger.add_commands(delete, add, _load_ledger_job)
     result = add(commands, "result", "Say how a run's newest attempt ended, with its exit code.", _result)
     result.add_argument("run_id")
     result.add_argument("--storage", required=True, help="folder or s3://bucket/prefix")

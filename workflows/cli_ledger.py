@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workflows.config import JobConfig
+    from workflows.ledger_job import LedgerJob
 
 Figures = dict[str, Any]
 Add = Callable[[Any, str, str, Callable[[argparse.Namespace], Figures]], argparse.ArgumentParser]
-Load = Callable[[str], "JobConfig"]
+Load = Callable[[str], "LedgerJob"]
 
 STATES = [
     "received",
@@ -32,7 +32,7 @@ STATES = [
 def add_commands(group: Any, add: Add, load_job: Load) -> None:
     """Add the commands of this file, which stand under ``tru delete``."""
 
-    def command(name: str, text: str, run: Callable[["JobConfig", argparse.Namespace], Figures]) -> Any:
+    def command(name: str, text: str, run: Callable[["LedgerJob", argparse.Namespace], Figures]) -> Any:
         parser = add(group, name, text, lambda arguments: run(load_job(arguments.job), arguments))
         parser.add_argument("--job", default="job.yaml", help="job file (YAML); default job.yaml")
         return parser
@@ -115,13 +115,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _submit(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _submit(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_commands import submit
 
     return submit(job, Path(arguments.requests))
 
 
-def _list(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _list(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_commands import list_requests, summarise
 
     if arguments.summary:
@@ -129,19 +129,19 @@ def _list(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
     return list_requests(job, arguments.state or [], limit=arguments.limit, is_checked=arguments.check)
 
 
-def _explain(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _explain(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_commands import explain
 
     return explain(job, arguments.request_id, with_history=arguments.history)
 
 
-def _due(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _due(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_commands import due
 
     return due(job, limit=arguments.limit)
 
 
-def _hold(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _hold(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_actions import hold_dataset, hold_request, hold_subjects
 
     if arguments.dataset:
@@ -151,37 +151,37 @@ def _hold(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
     return hold_request(job, arguments.request_id, level=arguments.level, reason=arguments.reason)
 
 
-def _release(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _release(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_actions import release
 
     return release(job, arguments.hold_id, reason=arguments.reason)
 
 
-def _cancel(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _cancel(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_actions import cancel
 
     return cancel(job, arguments.request_ids, reason=arguments.reason)
 
 
-def _verify(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _verify(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_actions import verify
 
     return verify(job, arguments.request_ids)
 
 
-def _extend(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _extend(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_actions import extend
 
     return extend(job, arguments.request_ids, reason=arguments.reason, until=arguments.until)
 
 
-def _reconsent(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _reconsent(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_commands import reconsent
 
     return reconsent(job, Path(arguments.requests))
 
 
-def _sweep(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _sweep(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_actions import sweep
 
     return sweep(job, is_queued=arguments.queue)

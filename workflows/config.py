@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -13,7 +12,6 @@ from pydantic import (
     model_validator,
 )
 
-from tru_core.errors import ConfigError
 from tru_core.fit import FitSettings
 from tru_core.settings import Settings
 from tru_core.unlearning.methods import METHODS
@@ -23,18 +21,9 @@ from workflows.delete_config import DeleteConfig
 from workflows.grid_config import BackboneConfig, CompareConfig, ForgetConfig
 from workflows.keys import KeysConfig
 from workflows.ledger_config import LedgerConfig
+from workflows.names import Name
 from workflows.parsing import load_settings, parse
-from workflows.storage import StorageConfig, check_name
-
-
-def _name_of_something(name: str) -> str:
-    try:
-        return check_name(name)
-    except ConfigError as error:
-        raise ValueError(str(error)) from error  # so that pydantic says which setting it is
-
-
-Name = Annotated[str, AfterValidator(_name_of_something)]
+from workflows.storage import StorageConfig
 
 
 class ScalingConfig(Settings):

@@ -5,18 +5,18 @@ from datetime import datetime
 from pathlib import Path
 
 from tru_core.errors import AuditError, ConfigError, ConflictError, MissingObjectError
-from workflows.config import JobConfig
 from workflows.ledger.deadlines import utc_text
 from workflows.ledger.payloads import subject_digest
 from workflows.ledger.queries import sweep_state
 from workflows.ledger.records import HoldLevel
 from workflows.ledger_commands import Desk, Figures
+from workflows.ledger_job import LedgerJob
 from workflows.request_files import open_request_file
 from workflows.tombstone_sweep import requests_again, sweep_dataset
 from workflows.tombstones import read_tombstones
 
 
-def hold_request(job: JobConfig, request_id: str, *, level: str, reason: str) -> Figures:
+def hold_request(job: LedgerJob, request_id: str, *, level: str, reason: str) -> Figures:
     """Place a hold on what a request asks to forget, or on the user or the item that it names."""
     desk = Desk(job)
     request = desk.ledger.find(request_id)
@@ -31,12 +31,12 @@ def hold_request(job: JobConfig, request_id: str, *, level: str, reason: str) ->
     return _hold(desk, kind, digest, hold_id="", reason=reason)
 
 
-def hold_dataset(job: JobConfig, *, reason: str) -> Figures:
+def hold_dataset(job: LedgerJob, *, reason: str) -> Figures:
     """Place a hold on the whole data set."""
     return _hold(Desk(job), "dataset", "", hold_id="", reason=reason)
 
 
-def hold_subjects(job: JobConfig, path: Path, *, reason: str) -> Figures:
+def hold_subjects(job: LedgerJob, path: Path, *, reason: str) -> Figures:
     """Place a hold on each subject of a file of requests; its request ids become the holds' ids."""
     desk = Desk(job)
     requests = open_request_file(path).parse()
@@ -53,7 +53,7 @@ def _hold(desk: Desk, level: HoldLevel, digest: str, *, hold_id: str, reason: st
     return {"hold_id": hold.hold_id, "level": hold.level, "held": held}
 
 
-def release(job: JobConfig, name: str, *, reason: str) -> Figures:
+def release(job: LedgerJob, name: str, *, reason: str) -> Figures:
     """Release a hold by its own id, or the one that was placed on what a request names."""
     desk = Desk(job)
     holds = {hold.hold_id: hold for hold in desk.ledger.holds()}
@@ -74,17 +74,17 @@ def release(job: JobConfig, name: str, *, reason: str) -> Figures:
     return {"hold_id": name, "changed": num_changed, "held": desk.ledger.counts().get("held", 0)}
 
 
-def cancel(job: JobConfig, request_ids: Sequence[str], *, reason: str) -> Figures:
+def cancel(job: LedgerJob, request_ids: Sequence[str], *, reason: str) -> Figures:
     """Take requests back."""
     return {"changed": Desk(job).ledger.cancel(request_ids, reason=reason)}
 
 
-def verify(job: JobConfig, request_ids: Sequence[str]) -> Figures:
+def verify(job: LedgerJob, request_ids: Sequence[str]) -> Figures:
     """Say that requesters are who they claim to be."""
     return {"by_state": dict(sorted(Desk(job).ledger.verify(request_ids).items()))}
 
 
-def extend(job: JobConfig, request_ids: Sequence[str], *, reason: str, until: str | None) -> Figures:
+def extend(job: LedgerJob, request_ids: Sequence[str], *, reason: str, until: str | None) -> Figures:
     """Move deadlines."""
     try:
         time = None if until is None else datetime.fromisoformat(until)
@@ -102,7 +102,7 @@ def extend(job: JobConfig, request_ids: Sequence[str], *, reason: str, until: st
 # --- sweeping -----------------------------------------------------------------------------------
 
 
-def sweep(job: JobConfig, *, is_queued: bool) -> Figures:
+def sweep(job: LedgerJob, *, is_queued: bool) -> Figures:
     """Look for what was deleted in the data set's current snapshot.
 
     Hits give exit code 6, or become new deletion requests with ``is_queued``.

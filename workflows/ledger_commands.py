@@ -9,11 +9,11 @@ from typing import Any
 
 from tru_core.errors import PolicyError, TruError
 from tru_core.keys import IdentityKey
-from workflows.config import JobConfig
 from workflows.keys import load_identity_key
 from workflows.ledger import Ledger, LedgerRequest, State, open_ledger, verify_ledger
 from workflows.ledger.queries import alert_of
 from workflows.ledger.states import DONE_STATES, NEXT_STEP, OPEN_STATES
+from workflows.ledger_job import LedgerJob
 from workflows.request_files import find_request_files, open_request_file
 from workflows.storage import ObjectStore, open_store
 from workflows.tombstones import add_consents, tombstones_of
@@ -26,7 +26,7 @@ POLICY_EXIT_CODE = PolicyError.exit_code
 class Desk:
     """A job's storage, identity key and ledger, opened together."""
 
-    def __init__(self, job: JobConfig) -> None:
+    def __init__(self, job: LedgerJob) -> None:
         self.job = job
         self.key: IdentityKey = load_identity_key(job.keys)
         self.store: ObjectStore = open_store(job.storage)
@@ -37,7 +37,7 @@ class Desk:
 # --- taking requests in -------------------------------------------------------------------------
 
 
-def submit(job: JobConfig, path: Path) -> Figures:
+def submit(job: LedgerJob, path: Path) -> Figures:
     """Take the requests of a file, or of every file of a drop folder that was not taken before.
 
     A file that is refused holds back no other; ``failed`` says which and why. ``exit_code`` is that of the first of
@@ -73,7 +73,7 @@ def submit(job: JobConfig, path: Path) -> Figures:
     return new | figures | {"failed": failed, "exit_code": exit_code}
 
 
-def reconsent(job: JobConfig, path: Path) -> Figures:
+def reconsent(job: LedgerJob, path: Path) -> Figures:
     """Note that the subjects of a file consented anew: in the ledger, and in the data set's tombstones."""
     desk = Desk(job)
     requests = open_request_file(path).parse()
@@ -86,12 +86,13 @@ def reconsent(job: JobConfig, path: Path) -> Figures:
 # --- looking ------------------------------------------------------------------------------------
 
 
-def list_requests(job: JobConfig, states: Sequence[State], *, limit: int, is_checked: bool) -> Figures:
+def list_requests(job: LedgerJob, states: Sequence[State], *, limit: int, is_checked: bool) -> Figures:
     """The requests, nearest deadline first. ``is_checked`` reads and verifies the whole history first."""
     desk = Desk(job)
     figures: Figures = {}
     if is_checked:
-        figures["verified_entries"] = verify_ledger(desk.store, job.model).seq
+        head = verify_ledger(desk.store, job.model)
+        figures |= {"verified_entries": head.seq, "head_sha256": head.sha256}
     by_state = desk.ledger.counts()
     total = sum(number for state, number in by_state.items() if not states or state in states)
     found = desk.ledger.requests(states or None, limit=limit)
@@ -102,13 +103,13 @@ def list_requests(job: JobConfig, states: Sequence[State], *, limit: int, is_che
     }
 
 
-def summarise(job: JobConfig) -> Figures:
+def summarise(job: LedgerJob) -> Figures:
     """How the ledger stands, in numbers and times."""
     desk = Desk(job)
     return desk.ledger.summary(desk.now)
 
 
-def due(job: JobConfig, *, limit: int) -> Figures:
+def due(job: LedgerJob, *, limit: int) -> Figures:
     """What is open, overdue first, with alerts at 50, 80 and 100 % of the time; and whether a sweep is late."""
     desk = Desk(job)
     summary = desk.ledger.summary(desk.now)
@@ -123,7 +124,7 @@ def due(job: JobConfig, *, limit: int) -> Figures:
     }
 
 
-def explain(job: JobConfig, request_id: str, *, with_history: bool) -> Figures:
+def explain(job: LedgerJob, request_id: str, *, with_history: bool) -> Figures:
     """Where a request is, why, and what happens next."""
     desk = Desk(job)
     request = desk.ledger.find(request_id)

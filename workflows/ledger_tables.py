@@ -34,7 +34,10 @@ def print_requests(figures: Figures) -> None:
     console.print(f"{len(figures['requests'])} of {figures['total']} shown. All: {by_state}.", highlight=False)
     if "verified_entries" in figures:
         console.print(
-            f"The whole history was read: {figures['verified_entries']} entries, untampered.", highlight=False
+            f"The whole history was verified: {figures['verified_entries']} entries, the newest with sha256 "
+            f"{figures['head_sha256']}.",
+            highlight=False,
+            soft_wrap=True,
         )
 
 

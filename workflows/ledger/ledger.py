@@ -8,21 +8,24 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from tru_core.errors import ConfigError, ConflictError
+from tru_core.errors import ConfigError, MissingObjectError
 from tru_core.keys import IdentityKey
 from workflows.ledger import decisions, payloads, queries, submission, writing
 from workflows.ledger.book import Book
 from workflows.ledger.deadlines import utc_text
 from workflows.ledger.decisions import Decision
 from workflows.ledger.entries import Consent, HoldRecord, SweepRecord
+from workflows.ledger.intake import Intake
 from workflows.ledger.reading import read_book, read_history
 from workflows.ledger.records import HistoryLine, Hold, HoldLevel, LedgerHead, LedgerRequest, SubmitReport
 from workflows.ledger.states import State
 from workflows.ledger_config import LedgerConfig
 from workflows.requests import DeletionRequest
 from workflows.storage import ObjectStore
+
+Result = TypeVar("Result")
 
 
 def present() -> datetime:
@@ -61,15 +64,16 @@ class Ledger:
 
     def find(self, request_id: str) -> LedgerRequest:
         """One request. MissingObjectError if the ledger has none of this id."""
-        return decisions.require(self._book, [request_id])[0]
+        return self._with_book(lambda book: decisions.require(book, [request_id]))[0]
 
     def find_many(self, request_ids: Iterable[str]) -> dict[str, LedgerRequest]:
         """Those of the requests that the ledger has, by id."""
-        return self._book.find(request_ids)
+        ids = list(request_ids)
+        return self._with_book(lambda book: book.find(ids))
 
     def requests(self, states: Sequence[State] | None = None, *, limit: int | None = None) -> list[LedgerRequest]:
         """All requests, or those in some states, nearest deadline first, then by request id; at most ``limit``."""
-        return queries.nearest(self._book, states, limit=limit)
+        return self._with_book(lambda book: queries.nearest(book, states, limit=limit))
 
     def due(self, now: datetime, *, limit: int | None = None) -> list[LedgerRequest]:
         """What a batch may take: queued or failed_retryable, nearest deadline first, none that is held.
@@ -80,7 +84,7 @@ class Ledger:
             now: With a time zone. Requests received later than this are left out.
             limit: At most so many.
         """
-        return queries.due_requests(self._book, now, limit=limit)
+        return self._with_book(lambda book: queries.due_requests(book, now, limit=limit))
 
     def counts(self) -> dict[State, int]:
         """How many requests are in which state; states without any are left out."""
@@ -88,7 +92,8 @@ class Ledger:
 
     def summary(self, now: datetime) -> dict[str, Any]:
         """How things stand, in numbers and times: by state, oldest age, nearest deadline, alerts, holds, sweep."""
-        return queries.summary(self._book, now, sweep_every_days=self._config.sweep_every_days)
+        every_days = self._config.sweep_every_days
+        return self._with_book(lambda book: queries.summary(book, now, sweep_every_days=every_days))
 
     def holds(self) -> list[Hold]:
         """The holds that are in force."""
@@ -99,7 +104,7 @@ class Ledger:
         self.refresh()
         if not self._book.holds:
             return set()
-        found = self._book.find(request_ids)
+        found = self.find_many(request_ids)
         return {request_id for request_id, request in found.items() if self._book.holds_on(request)}
 
     def has_taken(self, file_digest: str) -> bool:
@@ -141,51 +146,10 @@ class Ledger:
             ConfigError: A regulation is not known, or policy asks for a time or a UUID that is not there.
         """
         now = now or self._writer.clock()
-        submission.check_policy(requests, self._config, now, source)
-        digests = submission.subject_digests(requests, self._key)
-        name = submission.new_submission_id(now)
-        payload_of: dict[str, str] = {}
-        fresh: list[DeletionRequest] = []
-
-        def decide() -> Decision | None:
-            nonlocal fresh
-            fresh = submission.split_known(
-                requests, self._book, digests, source=source, default_regulation=self._config.default_regulation
-            )
-            details = {"source": source, "file_digest": file_digest}
-            if not fresh:
-                is_noted = not file_digest or self.has_taken(file_digest)
-                return None if is_noted else Decision(details=details)
-            rows = submission.describe(fresh, digests, key=self._key, config=self._config, now=now)
-            if not payload_of:
-                payload_of.update(payloads.write_payloads(self._writer.store, self._writer.model, name, fresh))
-            default = self._config.count_as_verified
-            is_verified = {r.request_id: default if r.is_verified is None else r.is_verified for r in fresh}
-            changes = submission.first_changes(rows, self._book, is_verified, payload_of, is_repeat=is_repeat)
-            return Decision(changes, details=details)
-
-        try:
-            decision = writing.write(self._writer, self._book, "submit", decide)
-        except ConflictError:
-            self._drop_unused(payload_of, set())
-            raise
-        self._drop_unused(payload_of, {request.request_id for request in fresh} if decision else set())
-        states = Counter(change["state"] for change in decision.changes) if decision else Counter()
-        return SubmitReport(
-            source=source,
-            states=dict(states),
-            num_known=len({request.request_id for request in requests}) - sum(states.values()),
-            num_times_assumed=sum(request.received_time is None for request in fresh),
-            num_look_alikes=submission.count_look_alikes(fresh),
+        intake = Intake(
+            writer=self._writer, key=self._key, config=self._config, source=source, file_digest=file_digest, now=now
         )
-
-    def _drop_unused(self, payload_of: Mapping[str, str], submitted: set[str]) -> None:
-        """Delete the payloads of requests that somebody else submitted while this call tried."""
-        unused = set(payload_of) - submitted
-        if unused == set(payload_of):
-            payloads.delete_payloads(self._writer.store, self._writer.model, payload_of.values())
-        elif unused:
-            payloads.drop_ids(self._writer.store, self._writer.model, {name: payload_of[name] for name in unused})
+        return self._with_book(lambda book: intake.take(book, requests, is_repeat=is_repeat))
 
     def advance(
         self,
@@ -224,7 +188,7 @@ class Ledger:
     def verify(self, request_ids: Iterable[str]) -> dict[State, int]:
         """Say that the requesters are who they claim to be; received requests go on. Returns the states they got."""
         ids = list(request_ids)
-        decision = writing.write(self._writer, self._book, "verify", lambda: decisions.decide_verify(self._book, ids))
+        decision = self._decided("verify", lambda: decisions.decide_verify(self._book, ids))
         return dict(Counter(change["state"] for change in decision.changes)) if decision else {}
 
     def cancel(self, request_ids: Iterable[str], *, reason: str) -> int:
@@ -288,7 +252,7 @@ class Ledger:
             ]
             return Decision(details={"consents": fresh, "source": source}) if fresh else None
 
-        decision = writing.write(self._writer, self._book, "reconsent", decide)
+        decision = self._decided("reconsent", decide)
         return len(decision.details["consents"]) if decision else 0
 
     def note_sweep(self, dataset: str, snapshot_id: str, *, num_hits: int) -> None:
@@ -298,12 +262,24 @@ class Ledger:
 
     def compact(self) -> None:
         """Write a compacted snapshot now. Large changes do so by themselves."""
-        writing.refresh(self._writer, self._book)
-        writing.compact(self._writer, self._book)
+        self.refresh()
+        self._with_book(lambda book: writing.compact(self._writer, book))
 
     def _write(self, kind: writing.EntryKind, decide: Callable[[], Decision | None]) -> int:
-        decision = writing.write(self._writer, self._book, kind, decide)
+        decision = self._decided(kind, decide)
         return len(decision.changes) if decision else 0
+
+    def _decided(self, kind: writing.EntryKind, decide: Callable[[], Decision | None]) -> Decision | None:
+        return self._with_book(lambda book: writing.write(self._writer, book, kind, decide))
+
+    def _with_book(self, call: Callable[[Book], Result]) -> Result:
+        """Call with the book. Files of its snapshot are read when they are needed; by then later compactions may have
+        deleted them, and the book is read anew."""
+        try:
+            return call(self._book)
+        except MissingObjectError:
+            self._book = read_book(self._writer.store, self._writer.model, key_id=self._writer.key_id)
+            return call(self._book)
 
     # --- outside ids ---
 
@@ -314,19 +290,21 @@ class Ledger:
             MissingObjectError: A payload was dropped.
             IntegrityError: A payload differs from what the log's digests say.
         """
-        found = decisions.require(self._book, request_ids)
+        ids = list(request_ids)
+        found = self._with_book(lambda book: decisions.require(book, ids))
         return payloads.read_payloads(self._writer.store, self._writer.model, found, self._key)
 
     def drop_payloads(self, request_ids: Iterable[str]) -> int:
         """Delete the outside ids of requests. Doing it again is fine. Returns how many were dropped."""
-        found = decisions.require(self._book, request_ids)
+        ids = list(request_ids)
+        found = self._with_book(lambda book: decisions.require(book, ids))
         by_id = {request.request_id: request.payload for request in found}
         return payloads.drop_ids(self._writer.store, self._writer.model, by_id)
 
     def drop_orphans(self, *, older_than: timedelta = timedelta(days=1)) -> int:
         """Delete payloads that a crash left behind before any entry named them. Returns how many there were."""
         self.refresh()
-        known = set(self._book.table().column("payload").unique().to_pylist())
+        known = self._with_book(lambda book: set(book.table().column("payload").unique().to_pylist()))
         before = submission.new_submission_id(self._writer.clock() - older_than)
         return payloads.delete_unknown(self._writer.store, self._writer.model, known=known, before=before)
 

@@ -112,11 +112,11 @@ def describe(
     now: datetime,
 ) -> list[LedgerRequest]:
     """New requests as the ledger keeps them: received, without payloads yet."""
-    regulations = config.table
+    regulations, now_text = config.table, utc_text(now)
     times: dict[tuple[str, str], tuple[str, str]] = {}
     rows = []
     for request in requests:
-        received = request.received_time or utc_text(now)
+        received = request.received_time or now_text
         name = (request.regulation or config.default_regulation).lower()
         if (received, name) not in times:
             start = datetime.fromisoformat(received)
@@ -124,7 +124,7 @@ def describe(
             deadline = utc_text(deadline_of(start, regulations[name]))
             times[received, name] = deadline, "" if answer_by is None else utc_text(answer_by)
         digest = digests[request.request_id]
-        rows.append(_row(request, digest, key, times[received, name], received=received, regulation=name, now=now))
+        rows.append(_row(request, digest, key, times[received, name], received=received, regulation=name, now=now_text))
     return rows
 
 
@@ -136,18 +136,18 @@ def _row(
     *,
     received: str,
     regulation: str,
-    now: datetime,
+    now: str,
 ) -> LedgerRequest:
     is_pair = request.kind == "interaction"
     return LedgerRequest(
         request_id=request.request_id,
         kind=request.kind,
         state="received",
-        state_since=utc_text(now),
+        state_since=now,
         subject_digest=digest,
         user_digest=key.digest("user", request.user_id) if is_pair else digest if request.kind == "user" else "",
         item_digest=key.digest("item", request.item_id) if is_pair else digest if request.kind == "item" else "",
-        submitted_at=utc_text(now),
+        submitted_at=now,
         received_time=received,
         is_time_stated=request.received_time is not None,
         regulation=regulation,
@@ -214,7 +214,7 @@ def place(requests: Sequence[LedgerRequest], book: Book, *, is_repeat: bool = Fa
 
 def queue_or_hold(request: LedgerRequest, book: Book) -> Change:
     """The fields of a request that is to be carried out, unless a hold covers it."""
-    holds = book.holds_on(request)
+    holds = book.holds_on(request) if book.holds else []
     if holds:
         return {"state": "held", "reason": f"hold {holds[0].hold_id}: {holds[0].reason}", "duplicate_of": ""}
     return {"state": "queued", "reason": "", "duplicate_of": ""}
