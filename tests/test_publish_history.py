@@ -72,7 +72,7 @@ def test_publications_of_which_nobody_knows_whether_they_happened_fit_into_one_l
     moto_config: StorageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_s3, "FIRST_WAIT_SECONDS", 0.002)
-    figures = check_history(moto_config, num_operations=60, operations_per_log=60, share=0.6)
+    figures = check_history(moto_config, num_operations=40, operations_per_log=40, share=0.6)
     assert figures["anomalies"] == 0
     assert figures["unknown"] > 0
 
