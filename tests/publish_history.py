@@ -182,10 +182,12 @@ def main() -> None:
     parser.add_argument("--operations", type=int, default=10_000)
     parser.add_argument("--storage", required=True)
     parser.add_argument("--endpoint-url", required=True)
+    parser.add_argument("--fault-share", type=float, default=0.1, help="of all requests")
     arguments = parser.parse_args()
     storage_s3.FIRST_WAIT_SECONDS = 0.02
     config = StorageConfig(url=arguments.storage, endpoint_url=arguments.endpoint_url)
-    print(json.dumps(check_history(config, num_operations=arguments.operations), indent=2))
+    figures = check_history(config, num_operations=arguments.operations, share=arguments.fault_share)
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,15 @@ def test_a_history_with_faults_is_that_of_one_log(moto_config: StorageConfig, mo
     assert figures["fail"] > 10
 
 
+def test_publications_of_which_nobody_knows_whether_they_happened_fit_into_one_log_too(
+    moto_config: StorageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_s3, "FIRST_WAIT_SECONDS", 0.002)
+    figures = check_history(moto_config, num_operations=40, operations_per_log=40, share=0.6)
+    assert figures["anomalies"] == 0
+    assert figures["unknown"] > 0
+
+
 def test_a_publisher_that_takes_anothers_entry_for_its_own_is_found(
     moto_config: StorageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
