@@ -230,7 +230,7 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         cli.main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert commands_in(text) == {"data", "train", "unlearn", "compare", "sweep", "delete", "result", "demo"}
+    assert commands_in(text) == {"data", "train", "unlearn", "compare", "audit", "sweep", "delete", "result", "demo"}
     listed = text[text.index("exit codes:") :]
     for code in {kind.exit_code for kind in ERRORS} | {0, 130}:
         assert f" {code} " in listed.replace("\n", " "), code
@@ -243,6 +243,7 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         ["train"],
         ["unlearn"],
         ["compare"],
+        ["audit"],
         ["sweep"],
         ["delete", "run"],
         ["result"],
