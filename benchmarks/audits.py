@@ -36,7 +36,7 @@ ROWS_FOLDER = REPOSITORY / "benchmarks" / "audit_results"
 PAGE = REPOSITORY / "docs" / "audits.md"
 REFERENCE_SEEDS, ORIGINAL_SEEDS = (0, 1, 2), (0, 1, 2)
 RETRAIN_OFFSET = 10  # the candidate Retrain of Original n has seed n + 10: no reference's
-NUM_SHADOWS = 16
+NUM_SHADOWS = 8
 FIT: dict[
     str, dict[str, Any]
 ] = {  # larger steps than on the results page, so that a training takes 15 epochs and not 80
