@@ -9,10 +9,12 @@ from results_plan import ABLATION_METHODS, LITERAL, TRU, Cell
 from results_rows import Record, read_sheet, valid_rows
 
 from tru_core.errors import ConfigError
-from workflows.comparison import FigureSummary, RunFigures, SummaryRow, summarise, t_interval
+from workflows.comparison import FigureSummary, RunFigures, SummaryRow, residue_figures, summarise, t_interval
 from workflows.grid_config import ORIGINAL, RETRAIN
 
 JUDGED = {"test_recall20": "retained Recall@20", "forget_recall20": "forget Recall@20", "residue": "residue"}
+BEYOND = "residue_beyond"
+"""The residue of forgotten pairs less that of held-out pairs: what is memory, whatever the shape of the space."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def _summaries(cell: Cell, records: Mapping[int, Mapping[str, Record]]) -> dict[
                 continue
             row = rows[label]
             figures = dict(row["figures"])
+            if "residue" in row["details"]:
+                figures |= residue_figures(row["details"]["residue"])
             if row["measured"]["side_by_side"]:
                 del figures["seconds"]
             elif label != ORIGINAL and figures["seconds"] > 0:
@@ -130,6 +134,10 @@ def sentence(block: Block) -> str:
         else:
             band = f"{figure.band_low:.4f}–{figure.band_high:.4f}"
             parts.append(f"{title} is {figure.place} the band ({figure.mean:.4f}; {band})")
+    beyond = tru.figures.get(BEYOND)
+    if beyond is not None and beyond.place is not None:
+        band = f"{beyond.band_low:+.4f} to {beyond.band_high:+.4f}"
+        parts.append(f"residue beyond that of held-out pairs is {beyond.place} the band ({beyond.mean:+.4f}; {band})")
     speed = tru.figures.get("speedup")
     fast = "its speed-up is not known" if speed is None else f"it takes 1/{speed.mean:.1f} of Retrain's seconds"
     if speed is not None and speed.mean < 1:

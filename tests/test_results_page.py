@@ -57,7 +57,7 @@ def put(folder: Path, label: str, values: tuple[float, float, float], seed: int 
     record = {
         "digest": row_digest(cell, seed, label, data=DATA["tiktok"]),
         "figures": figures,
-        "details": {},
+        "details": changes.pop("details", {}),
         "retrain_seconds": 100.0,
         "measured": measured | CODE,
     }
@@ -75,6 +75,18 @@ def words(folder: Path) -> str:
 
 
 # --- what the page says -------------------------------------------------------------------------
+
+
+def test_a_residue_that_differs_as_the_held_out_one_does_is_inside_the_band_beyond_it(tmp_path: Path) -> None:
+    def held_out(value: float, residue: float) -> dict[str, Any]:
+        return {"residue": {"overall": residue, "counts": [9], "held_out": {"overall": value, "counts": [9]}}}
+
+    for seed, values in RETRAINS.items():
+        put(tmp_path, "Retrain", values, seed, details=held_out(values[2] - 0.01 * (1 + seed), values[2]))
+    put(tmp_path, "TRU", (0.11, 0.07, 0.60), details=held_out(0.585, 0.60))
+    text = words(tmp_path)
+    assert "its residue is above the band (0.6000; 0.5200–0.5400)" in text
+    assert "residue beyond that of held-out pairs is inside the band (+0.0150; +0.0100 to +0.0200)" in text
 
 
 def test_places_against_the_band_are_said_as_they_are(tmp_path: Path) -> None:
@@ -356,10 +368,10 @@ def test_time_that_is_over_stops_before_the_next_run_and_the_next_call_goes_on(t
 def test_retrains_get_their_distance_once_two_of_them_are_in_the_store(tmp_path: Path) -> None:
     runs = FakeRuns()
     measure(call_of(runs, tmp_path), work_list([CELL], [0]))
-    assert "| Retrain | 0.1000 | 0.0700 | 0.5300 | - |" in render(tmp_path, [CELL])
+    assert "| Retrain | 0.1000 | 0.0700 | 0.5300 | - | - |" in render(tmp_path, [CELL])
     measure(call_of(runs, tmp_path), work_list([CELL], [1]))
     assert len(runs.ran) == 2 * len(CELL.labels)
-    assert "| Retrain | 0.1000 | 0.0700 | 0.5300 | 0.2500 |" in render(tmp_path, [CELL])
+    assert "| Retrain | 0.1000 | 0.0700 | 0.5300 | - | 0.2500 |" in render(tmp_path, [CELL])
 
 
 def test_only_the_words_asked_for_are_run_and_again_runs_them_anew(tmp_path: Path) -> None:

@@ -16,7 +16,15 @@ import pyarrow.parquet
 import tru_core.errors
 from tru_core.errors import TransientError, TruError
 from tru_core.unlearning.diagnostics import TopLists, list_distance
-from workflows.comparison import FigureSummary, RunFigures, SummaryRow, summarise, to_json, to_table
+from workflows.comparison import (
+    FigureSummary,
+    RunFigures,
+    SummaryRow,
+    residue_figures,
+    summarise,
+    to_json,
+    to_table,
+)
 from workflows.config import JobConfig
 from workflows.grid import Grid, GridRun, list_grid
 from workflows.grid_config import ORIGINAL, RETRAIN
@@ -102,8 +110,7 @@ def _entry(run: GridRun, results: dict[str, Figures], store: ObjectStore, retrai
     figures["seconds"] = result["seconds"]
     if run.method == ORIGINAL and run.needs is not None:
         figures["seconds"] = results[run.needs.key]["seconds"]
-    if sum(result["residue"]["counts"]):
-        figures["residue"] = result["residue"]["overall"]
+    figures |= residue_figures(result["residue"])
     seed = _reference_seed(run, sorted(retrains))
     if seed is not None:
         figures["distance"] = list_distance(_lists(store, result), retrains[seed])

@@ -23,7 +23,16 @@ from torch.nn import functional
 
 from tru_core.collective import Collective, all_sum_number
 from tru_core.hashing import hash_keys, hash_uniform, text_key
-from tru_core.interactions import IntArray, Pairs, Shard, item_degrees, make_pairs, positions_of, select
+from tru_core.interactions import (
+    IntArray,
+    Pairs,
+    Shard,
+    item_degrees,
+    make_pairs,
+    positions_of,
+    select,
+    sorted_distinct,
+)
 from tru_core.unlearning.problem import Problem
 
 MAX_PAIRS = 50_000
@@ -59,7 +68,7 @@ class _Edges:
 
 
 def _edges(members: IntArray, groups: IntArray, num_groups: int) -> _Edges:
-    keys = np.unique(members * num_groups + groups)
+    keys = sorted_distinct(members * num_groups + groups)
     return _Edges(members=keys // num_groups, groups=keys % num_groups, num_groups=num_groups)
 
 
@@ -128,10 +137,10 @@ def _pairs_within(groups: IntArray, members: IntArray, fresh: NDArray[np.bool_],
 
 def _distinct(pairs: RowPairs, num_rows: int, *, max_pairs: int, seed: int) -> RowPairs:
     """Keep each pair once, and at most ``max_pairs`` of them, chosen by hash."""
-    keys = np.unique(pairs.first * num_rows + pairs.second)
+    keys = sorted_distinct(pairs.first * num_rows + pairs.second)
     if len(keys) > max_pairs:
-        order = np.argsort(hash_keys(seed, text_key("pair-sample"), keys), kind="stable")
-        keys = np.sort(keys[order[:max_pairs]])
+        drawn = hash_keys(seed, text_key("pair-sample"), keys)
+        keys = keys[np.sort(np.argpartition(drawn, max_pairs)[:max_pairs])]
     return RowPairs(first=keys // num_rows, second=keys % num_rows)
 
 
@@ -292,7 +301,7 @@ def row_vectors(
     if probe.side == "item" or collective.world_size == 1:
         return items if probe.side == "item" else users
     contrasts = [probe.forgotten] if probe.held_out is None else [probe.forgotten, probe.held_out]
-    asked = np.unique(np.concatenate([rows for contrast in contrasts for rows in contrast.rows()]))
+    asked = sorted_distinct(np.concatenate([rows for contrast in contrasts for rows in contrast.rows()]))
     place, owned = positions_of(shard, asked)
     whole = users.new_zeros((shard.num_users, users.shape[1]))
     found = users.index_select(0, torch.from_numpy(place[owned]))

@@ -25,7 +25,7 @@ from tru_core.backbones.base import Backbone, complete_gradients, is_local
 from tru_core.collective import Collective, all_sum_number
 from tru_core.errors import NumericsError
 from tru_core.hashing import hash_below, hash_uniform, text_key
-from tru_core.interactions import IntArray, Pairs, select
+from tru_core.interactions import IntArray, Pairs, select, sorted_distinct
 from tru_core.sampling import Batch
 from tru_core.unlearning.interventions import gate_gradient
 from tru_core.unlearning.matching import Values, chance_above, matched_distance
@@ -105,7 +105,7 @@ def _draw_pairs(model: Backbone, problem: Problem, *, max_pairs: int, seed: int)
 def _rows_of(contrast: Contrast | None) -> IntArray:
     if contrast is None:
         return np.zeros(0, dtype=np.int64)
-    return np.unique(np.concatenate([contrast.pairs.first, contrast.pairs.second]))
+    return sorted_distinct(np.concatenate([contrast.pairs.first, contrast.pairs.second]))
 
 
 def plan_reverse(model: Backbone, problem: Problem, users: IntArray, settings: TRUSettings) -> Reverse:
