@@ -128,7 +128,7 @@ def keep(piece: Piece, audit: dict[str, Any], *, data: str, started: dict[str, A
     dropped = ("inputs", "paper", "shows_not")
     findings = [{k: v for k, v in finding.items() if k not in dropped} for finding in audit["findings"]]
     plain = {name: value for name, value in audit.items() if name not in (*dropped, "result", "findings")}
-    sheet[piece.candidate] = {"digest": row_digest(piece, data)} | rounded(
+    sheet[piece.candidate] = {"digest": row_digest(piece, data), "data_digest": data} | rounded(
         plain | {"findings": findings, "measured": started}
     )
     write_sheet(piece.path, {name: sheet[name] for name in CANDIDATES if name in sheet})

@@ -123,8 +123,8 @@ def _candidate(audit: Figures) -> str:
 
 _KEY = (
     '<p class="soft key"><span><svg width="22" height="12" style="display:inline"><rect x="1" y="1" width="20" '
-    'height="10" fill="#cfe3f7"/><rect x="7" y="1" width="8" height="10" fill="#9cc3e6"/></svg> where a retrained model '
-    'may lie, and where those of other seeds do</span><span><svg width="14" height="12" '
+    'height="10" fill="#cfe3f7"/><rect x="7" y="1" width="8" height="10" fill="#9cc3e6"/></svg> where a retrained '
+    'model may lie, and where those of other seeds do</span><span><svg width="14" height="12" '
     'style="display:inline"><path d="M7 1 L13 6 L7 11 L1 6 Z" fill="#5b6675"/></svg> Original</span><span>'
     '<svg width="26" height="12" style="display:inline"><line x1="1" x2="25" y1="6" y2="6" stroke="#1c2430" '
     'stroke-width="2"/><circle cx="13" cy="6" r="4.5" fill="#1c2430"/></svg> candidate, 95 % interval</span></p>'
