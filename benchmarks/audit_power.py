@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from machine import write_figures
 
 from tru_core.errors import TruError
@@ -38,6 +39,7 @@ def small_world(count: int, timings: dict[str, float]) -> Verdicts:
     from tru_core.audits.attacks import audit
     from tru_core.audits.controls import masked, over_forgotten
 
+    torch.set_num_threads(1)  # tables this small are slower on several
     world = audit_cases.audit_world()
     started = time.perf_counter()
     retrains = tuple(audit_cases.retrain_of(world, seed) for seed in REFERENCE_SEEDS)

@@ -36,7 +36,7 @@ ROWS_FOLDER = REPOSITORY / "benchmarks" / "audit_results"
 PAGE = REPOSITORY / "docs" / "audits.md"
 REFERENCE_SEEDS, ORIGINAL_SEEDS = (0, 1, 2), (0, 1, 2)
 RETRAIN_OFFSET = 10  # the candidate Retrain of Original n has seed n + 10: no reference's
-NUM_SHADOWS = 16
+NUM_SHADOWS = 8
 FIT: dict[
     str, dict[str, Any]
 ] = {  # larger steps than on the results page, so that a training takes 15 epochs and not 80
@@ -128,7 +128,7 @@ def keep(piece: Piece, audit: dict[str, Any], *, data: str, started: dict[str, A
     dropped = ("inputs", "paper", "shows_not")
     findings = [{k: v for k, v in finding.items() if k not in dropped} for finding in audit["findings"]]
     plain = {name: value for name, value in audit.items() if name not in (*dropped, "result", "findings")}
-    sheet[piece.candidate] = {"digest": row_digest(piece, data)} | rounded(
+    sheet[piece.candidate] = {"digest": row_digest(piece, data), "data_digest": data} | rounded(
         plain | {"findings": findings, "measured": started}
     )
     write_sheet(piece.path, {name: sheet[name] for name in CANDIDATES if name in sheet})

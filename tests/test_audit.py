@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
+import yaml
 
 from tests.tiny_jobs import tiny_job
 from tests.tiny_snapshot import write_tiny_snapshot
@@ -18,7 +20,7 @@ from tru_core.artifact import sha256_hex
 from tru_core.collective import LocalCollective
 from tru_core.errors import ConfigError, DataError, IntegrityError, MissingObjectError
 from workflows import audit as audit_module
-from workflows import shadow_models
+from workflows import cli, shadow_models
 from workflows.audit import audit, examine_alone, verdict_error
 from workflows.audit_gate import audit_batch
 from workflows.audit_grid import list_audit
@@ -282,6 +284,21 @@ def test_nothing_is_started_for_an_unknown_attack_or_a_reference_as_candidate(
 def test_only_the_attacks_asked_for_are_run(store: LocalStore, here: Here, tmp_path: Path) -> None:
     found = audit(job_of(store, tmp_path, attacks=["residue"], candidates=[{"name": "row_reset"}]))
     assert {finding["attack"] for finding in found["audits"][0]["findings"]} == {"residue"}
+
+
+def test_the_command_takes_its_block_from_the_options_and_ends_with_6(
+    store: LocalStore, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("workflows.cluster.connected", lambda scaling: nullcontext())
+    path = tmp_path / "audit.yaml"
+    path.write_text(yaml.safe_dump(job_of(store, tmp_path).model_dump(mode="json")))
+    assert cli.main(["audit", str(path), "--out", str(tmp_path / "page.html")]) == 6
+    assert "Do nothing: failed" in capsys.readouterr().out
+    assert (tmp_path / "page.html").stat().st_size > 0
+    assert cli.main(["audit", str(path), "--version", "7", "--json"]) == 4
+    assert "no version 7" in json.loads(capsys.readouterr().out)["message"]
+    with pytest.raises(SystemExit):
+        cli.main(["audit", str(path), "--version", "7", "--batch", "b"])
 
 
 # --- published versions -------------------------------------------------------------------------

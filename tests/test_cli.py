@@ -264,6 +264,7 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         ["train"],
         ["unlearn"],
         ["compare"],
+        ["audit"],
         ["sweep"],
         ["delete", "run"],
         ["delete", "purge"],

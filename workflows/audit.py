@@ -97,29 +97,29 @@ def _examinations(job: JobConfig, scope: AuditScope, grid: AuditGrid, store: Obj
         original = _kept(store, grid.original, ORIGINAL)
     else:
         original = Kept(name=ORIGINAL, seed=job.fit.seed, model=scope.original)
-    base = {
-        "original": original,
-        "retrains": [_kept(store, run, f"{RETRAIN}, seed {seed}") for seed, run in grid.retrains.items()],
-        "shadows": _shadow_entries(store, grid),
-        "attacks": job.audit.attacks,
-        "seed": job.audit.seed,
-    }
-    planting = None if grid.planted is None else planting_of(job, scope)
+    base = ExamineSettings(
+        original=original,
+        candidate=original,
+        retrains=[_kept(store, run, f"{RETRAIN}, seed {seed}") for seed, run in grid.retrains.items()],
+        shadows=_shadow_entries(store, grid),
+        attacks=job.audit.attacks,
+        seed=job.audit.seed,
+    )
     if scope.candidate is not None:
         published = Kept(name=scope.title, seed=job.fit.seed, model=scope.candidate)
         seeds = [job.unlearn.seed] if scope.method == "tru" else []
-        settings = ExamineSettings(**base, candidate=published, method=scope.method, fresh_seeds=seeds)
-        return [_examination(job, scope, settings, None)]
+        changes = {"candidate": published, "method": scope.method, "fresh_seeds": seeds}
+        return [_examination(job, scope, base.model_copy(update=changes), None)]
+    planting = None if grid.planted is None else planting_of(job, scope)
     found = []
     for candidate in job.audit.candidates:
-        settings = ExamineSettings(
-            **base,
-            candidate=_candidate_kept(store, grid, candidate, original, grid.candidates),
-            method="" if candidate.name in CONTROLS else candidate.name,
-            is_retrained=candidate.seed is not None,
-            fresh_seeds=_fresh_seeds(job, candidate),
-            **_planted_kept(store, grid, candidate),
-        )
+        changes = {
+            "candidate": _candidate_kept(store, grid, candidate, original, grid.candidates),
+            "method": "" if candidate.name in CONTROLS else candidate.name,
+            "is_retrained": candidate.seed is not None,
+            "fresh_seeds": _fresh_seeds(job, candidate),
+        }
+        settings = base.model_copy(update=changes | _planted_kept(store, grid, candidate))
         found.append(_examination(job, scope, settings, planting))
     return found
 

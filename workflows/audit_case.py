@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from tru_core.audits.attacks import ATTACKS
+from tru_core.audits.attacks import ATTACKS, optimised_by
 from tru_core.audits.base import AuditCase, Measurement, Shadow, System, Trainer, system_of
 from tru_core.audits.controls import masked, over_forgotten
 from tru_core.audits.injection import INJECTION, injection_measurement
-from tru_core.audits.optimised import optimised_by
 from tru_core.audits.shadows import draw_members
 from tru_core.audits.verdict import judge
 from tru_core.errors import ConfigError, DataError, IntegrityError

@@ -12,15 +12,13 @@ import sys
 import time
 from typing import Any
 
+from tru_core.audits.attacks import GATE_ATTACKS
 from tru_core.collective import LocalCollective
 from workflows.audit_case import ExamineSettings, Kept, examine
 from workflows.config import JobConfig
 from workflows.storage import FileEntry, ObjectStore
 from workflows.tasks import WorkerTask
 from workflows.worker import TaskRun
-
-GATE_ATTACKS = ("optimizer_state", "forget_ranks", "residue", "branch_probe", "membership_retained", "exposure")
-"""The attacks that need neither a Retrain nor shadow models nor a training."""
 
 
 def audit_batch(

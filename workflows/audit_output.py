@@ -26,8 +26,11 @@ _NUMBERS = (
     "high",
     "original",
     "reference_value",
+    "reference_low",
+    "reference_high",
     "margin",
     "smallest_effect",
+    "unseen_share",
     "num_references",
     "num_cases",
 )

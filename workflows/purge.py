@@ -145,7 +145,9 @@ def _drop_payloads(ledger: Ledger, request_ids: Sequence[str] | None, *, is_held
     ended = set(request_ids if request_ids is not None else _ids(ledger.requests(_ENDED_STATES)))
     repeats = [r.request_id for r in ledger.requests(("duplicate",)) if r.duplicate_of in ended]
     num_dropped = ledger.drop_payloads([*sorted(ended), *repeats])
-    if request_ids is not None:  # of a batch: a second attempt says what the first one did
+    if request_ids is None:
+        num_dropped += ledger.drop_orphans()
+    else:  # of a batch: a second attempt says what the first one did
         num_dropped = len(ended) + len(repeats)
     return PurgeItem("payload", "", "purged" if num_dropped else "not_found", num_objects=num_dropped)
 

@@ -123,7 +123,8 @@ def _candidate(audit: Figures) -> str:
 
 _KEY = (
     '<p class="soft key"><span><svg width="22" height="12" style="display:inline"><rect x="1" y="1" width="20" '
-    'height="10" fill="#cfe3f7"/></svg> where a retrained model may lie</span><span><svg width="14" height="12" '
+    'height="10" fill="#cfe3f7"/><rect x="7" y="1" width="8" height="10" fill="#9cc3e6"/></svg> where a retrained '
+    'model may lie, and where those of other seeds do</span><span><svg width="14" height="12" '
     'style="display:inline"><path d="M7 1 L13 6 L7 11 L1 6 Z" fill="#5b6675"/></svg> Original</span><span>'
     '<svg width="26" height="12" style="display:inline"><line x1="1" x2="25" y1="6" y2="6" stroke="#1c2430" '
     'stroke-width="2"/><circle cx="13" cy="6" r="4.5" fill="#1c2430"/></svg> candidate, 95 % interval</span></p>'
@@ -176,6 +177,7 @@ def _picture(finding: Figures) -> str:
     centre, margin, original = finding["reference_value"], finding["margin"], finding["original"]
     marks = [finding["low"], finding["high"], finding["value"]]
     marks += [] if original is None else [original]
+    marks += [seed for seed in (finding["reference_low"], finding["reference_high"]) if seed is not None]
     marks += [] if centre is None else [centre - (margin or 0.0), centre + (margin or 0.0)]
     low, high = min(marks), max(marks)
     spare = 0.06 * (high - low) or 0.5
@@ -188,6 +190,10 @@ def _picture(finding: Figures) -> str:
     if centre is not None and margin:
         left, right = x(centre - margin), x(centre + margin)
         shapes.append(f'<rect x="{left:.1f}" y="5" width="{right - left:.1f}" height="24" fill="#cfe3f7"/>')
+    seeds = finding["reference_low"], finding["reference_high"]
+    if centre is not None and seeds[0] is not None and seeds[1] is not None:
+        left, right = x(seeds[0]), x(seeds[1])
+        shapes.append(f'<rect x="{left:.1f}" y="5" width="{right - left:.1f}" height="24" fill="#9cc3e6"/>')
     if centre is not None:
         shapes.append(f'<line x1="{x(centre):.1f}" x2="{x(centre):.1f}" y1="5" y2="29" stroke="#5b8fc4"/>')
     if original is not None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests import audit_cases
-from tests.audit_cases import AuditWorld, audit_world, case_of
-from tru_core.audits.attacks import ATTACKS, audit
+from tests.audit_cases import AuditWorld, audit_world, case_of, with_request
+from tru_core.audits.attacks import ATTACKS, GATE_ATTACKS, audit, optimised_by
 from tru_core.audits.base import AuditCase, Finding, System, Verdict
 from tru_core.audits.branch_probe import BRANCH_PROBE
 from tru_core.audits.forget_ranks import FORGET_RANKS
@@ -18,6 +18,7 @@ from tru_core.audits.neighbours import NEIGHBOURS
 from tru_core.audits.optimizer_state import OPTIMIZER_STATE
 from tru_core.audits.relearning import RELEARNING
 from tru_core.audits.residue import RESIDUE
+from tru_core.interactions import make_request
 from tru_core.unlearning.residue import make_probe
 
 NUM_NEW_SEEDS = 4
@@ -195,6 +196,26 @@ def test_a_candidate_without_a_single_model_is_audited_by_its_vectors(case):
     assert not RELEARNING.measure(several)
     assert [m.statistic.rsplit(", ", 1)[1] for m in RESIDUE.measure(several)] == ["output vectors"]
     assert [m.aspect for m in BRANCH_PROBE.measure(several)] == ["shared"]
+
+
+def test_a_probe_reads_forgotten_interactions_from_the_users_vectors_and_not_from_a_retrains(world):
+    planted, train = world.planted, world.part.shard.train
+    drawn = np.arange(0, len(train), 12)
+    request = make_request(pair_users=train.users[drawn], pair_items=train.items[drawn])
+    asked = with_request(planted, world.part, request)
+    retrains = tuple(audit_cases.retrain_of(asked, seed) for seed in (1, 2))
+    original = audit_cases.original_of(asked)
+    (found,) = (m for m in BRANCH_PROBE.measure(case_of(asked, original, retrains)) if m.aspect == "subject")
+    assert found.original > 0.1 + max(found.references)
+    assert abs(np.mean(found.references)) < 0.1
+
+
+def test_what_a_method_optimises_depends_on_who_is_forgotten(world):
+    assert optimised_by("tru", world.problem) == {"residue"}
+    one = make_request(pair_users=np.array([0]), pair_items=world.part.shard.train.items[:1])
+    assert optimised_by("tru", with_request(world.planted, world.part, one).problem) == {"residue", "forget_ranks"}
+    assert not optimised_by("retrain", world.problem)
+    assert set(GATE_ATTACKS) < set(ATTACKS)
 
 
 def test_closeness_to_a_retrain_bears_no_verdict(case):

@@ -71,6 +71,14 @@ def test_shadow_models_narrow_a_band_that_few_retrains_leave_wide():
     assert narrow.margin < wide.margin
 
 
+def test_shadow_models_that_lie_elsewhere_as_a_whole_widen_no_band():
+    shadows = (0.015, -0.015) * 8
+    near = replace(MEMORY, deviations=shadows)
+    far = replace(MEMORY, deviations=tuple(value + 0.4 for value in shadows))
+    margins = [judge([m], num_retrains=3, num_shadows=16).findings[0].margin for m in (near, far)]
+    assert margins[0] == pytest.approx(margins[1])
+
+
 def test_the_more_statistics_bear_a_verdict_the_wider_each_margin():
     alone = judge([MEMORY], num_retrains=3, num_shadows=0).findings[0]
     among = judge([MEMORY] * 10, num_retrains=3, num_shadows=0).findings[0]

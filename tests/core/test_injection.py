@@ -16,6 +16,7 @@ from tru_core.audits.base import System
 from tru_core.audits.binomial import alarm_threshold, chance_of_at_least, chance_of_at_most, rate_interval
 from tru_core.audits.injection import (
     LIST_LENGTH,
+    NEAR_SHARE,
     Planting,
     PlantingSettings,
     count_hits,
@@ -156,7 +157,7 @@ def test_a_planted_pair_is_a_hit_where_its_vectors_point_the_same_way() -> None:
         planting, torch.zeros(1, 64, dtype=torch.float64), with_alike(planting, 9), masked=whole().shard.train
     )
     assert hits[:9].all()
-    assert hits[9:].mean() < 3 * LIST_LENGTH / world().num_items
+    assert hits[9:].mean() < 2 * NEAR_SHARE
 
 
 def test_a_planted_interaction_is_a_hit_where_it_is_in_the_list() -> None:

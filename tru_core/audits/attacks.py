@@ -14,6 +14,7 @@ from tru_core.audits.optimizer_state import OPTIMIZER_STATE
 from tru_core.audits.relearning import RELEARNING
 from tru_core.audits.residue import RESIDUE
 from tru_core.audits.verdict import judge
+from tru_core.unlearning.problem import Problem
 
 ATTACKS: dict[str, Attack] = {
     attack.name: attack
@@ -30,6 +31,30 @@ ATTACKS: dict[str, Attack] = {
         NEIGHBOURS,
     )
 }
+
+
+GATE_ATTACKS: tuple[str, ...] = (
+    "optimizer_state",
+    "forget_ranks",
+    "residue",
+    "branch_probe",
+    "membership_retained",
+    "exposure",
+)
+"""What needs neither Retrain nor shadow models nor training: what can be asked every night."""
+
+
+def optimised_by(method: str, problem: Problem) -> frozenset[str]:
+    """Name the attacks whose statistic a method uses as its loss or its stop rule for a request.
+
+    TRU levels what items tell of who had them together, and the ranks of forgotten pairs of users who stay; rows of
+    whole deleted subjects it makes fresh and looks at no more.
+    """
+    if method != "tru":
+        return frozenset()
+    request = problem.request
+    found = {"residue"} if len(request.users) or len(request.pair_users) else set()
+    return frozenset(found | ({"forget_ranks"} if len(request.pair_users) else set()))
 
 
 def audit(case: AuditCase, attacks: Mapping[str, Attack] = ATTACKS) -> Verdict:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tru_core.audits.base import Attack, AuditCase, Measurement
 from tru_core.audits.pair_ranks import pair_ranks
-from tru_core.audits.shadows import subjects_of
+from tru_core.audits.shadows import subjects_of, unseen_by_shadows
 from tru_core.audits.statistics import Cases, clustered_error, compare
 from tru_core.interactions import Pairs, make_pairs, select
 
@@ -17,7 +17,7 @@ NAME = "forget_ranks"
 PAPER = "Pawelczyk et al., arXiv:2406.17216 (both sides of the level); measure of this project"
 
 
-def _held_out(case: AuditCase) -> Pairs:
+def held_out_pairs(case: AuditCase) -> Pairs:
     """Validation and test pairs of the same subjects: of deleted items, else of the users who lose pairs."""
     shard, problem = case.problem.shard, case.problem
     users = np.concatenate([shard.valid.users, shard.test.users])
@@ -34,10 +34,9 @@ def measure(case: AuditCase) -> list[Measurement]:
     forget = case.problem.forget
     if not len(forget):
         return []
-    unseen = np.array([~shadow.members for shadow in case.shadows], dtype=bool).reshape(-1, len(forget))
-    cases = Cases(clusters=subjects_of(case.problem), unseen=unseen)
+    cases = Cases(clusters=subjects_of(case.problem), unseen=unseen_by_shadows(case))
     fields = compare(case, cases, lambda system: pair_ranks(system, forget, case))
-    held_out = _held_out(case)
+    held_out = held_out_pairs(case)
     never_seen, error = None, 0.0
     if len(held_out):
         level = pair_ranks(case.candidate, held_out, case)

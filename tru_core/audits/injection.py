@@ -6,9 +6,9 @@ Originals of the real data. The papers plant tens of probes and one target; here
 so that hundreds of them are independent and the exact binomial test has a power that can be stated.
 
 Two plantings, by what is deleted. *Users*: new users, each with pairs of items that nobody else has together; a hit
-is the second item among the first one's nearest by cosine. The planted users' rows go with them, so this asks what
-is shared. *Interactions*: a single interaction of a real user with a random item; a hit is the item in the user's
-top-20 list. Planted users have rows behind the vocabulary and no outside id.
+is the second item among the nearest tenth of the first one's by cosine. The planted users' rows go with them, so this
+asks what is shared. *Interactions*: a single interaction of a real user with a random item; a hit is the item in the
+user's top-20 list. Planted users have rows behind the vocabulary and no outside id.
 
 Does not show: what single real users left (they are not planted), or anything of items that are deleted.
 """
@@ -39,6 +39,9 @@ from tru_core.settings import Settings
 INJECTION = "injection"
 PAPER = "Athena, arXiv:2003.04247; CURE4Rec, arXiv:2408.14393"
 LIST_LENGTH = 20
+NEAR_SHARE = 0.1
+"""Which share of the items is near: on MovieLens (3,595 items) the model before the deletion puts 14 % of the planted
+pairs there and none among the nearest 20, models that never saw them 1 to 2 %."""
 _DRAWS = 64
 _BLOCK = 512
 
@@ -214,8 +217,9 @@ def count_hits(
 
 
 def _neighbour_hits(items: Float[Tensor, "item dim"], first: IntArray, second: IntArray) -> NDArray[np.bool_]:
-    """Whether fewer than ``LIST_LENGTH`` other items are nearer to the first item than the second is."""
+    """Whether the second item is among the nearest of the first: a share of ``NEAR_SHARE``, itself aside."""
     unit = functional.normalize(items.detach(), dim=1)
+    num_near = max(1, round(NEAR_SHARE * (len(items) - 1)))
     hits = []
     for start in range(0, len(first), _BLOCK):
         rows = torch.from_numpy(first[start : start + _BLOCK])
@@ -223,7 +227,7 @@ def _neighbour_hits(items: Float[Tensor, "item dim"], first: IntArray, second: I
         near = unit[rows] @ unit.T
         own = near.gather(1, others[:, None])
         near.scatter_(1, rows[:, None], -torch.inf)
-        hits.append(((near > own).sum(dim=1) < LIST_LENGTH).numpy())
+        hits.append(((near > own).sum(dim=1) < num_near).numpy())
     return np.concatenate(hits)
 
 
@@ -321,7 +325,7 @@ def injection_measurement(
     rates = tuple(hits / num_probes for hits in others)
     middle = sum(rates) / len(rates)
     is_users = planting.settings.regime == "user"
-    what = "planted pairs of items that are near neighbours" if is_users else "planted items in their users' top-20"
+    what = "planted pairs among the nearest tenth of items" if is_users else "planted items in their users' top 20"
     return [
         Measurement(
             attack=INJECTION,

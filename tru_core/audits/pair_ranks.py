@@ -41,6 +41,21 @@ def _neighbours(problem: Problem, seed: int) -> IntArray:
     return order[start[:, None] + np.arange(window)]
 
 
+def popular_alike(pairs: Pairs, case: AuditCase, *, num_each: int = 2) -> tuple[IntArray, IntArray]:
+    """Give for each pair some pairs of the same user with items as popular that the user never had.
+
+    Returns:
+        int64 users and items, at most ``num_each`` for each pair, one after the other.
+    """
+    others = _neighbours(case.problem, case.seed)[pairs.items]
+    is_free = ~contains(everything_held(case.problem), pairs.users[:, None], others)
+    keys = hash_keys(case.seed, text_key("popular-alike"), pairs.users[:, None], pairs.items[:, None], others)
+    order = np.argsort(np.where(is_free, keys >> np.uint64(1), np.uint64(2**63)), axis=1, kind="stable")[:, :num_each]
+    kept = np.take_along_axis(is_free, order, axis=1)
+    users = np.broadcast_to(pairs.users[:, None], order.shape)
+    return users[kept], np.take_along_axis(others, order, axis=1)[kept]
+
+
 def pair_ranks(system: System, pairs: Pairs, case: AuditCase) -> FloatArray:
     """Give each pair the share of comparable items that score lower with its user, ties half.
 

@@ -20,6 +20,8 @@ NAME = "relearning"
 PAPER = "arXiv:2505.16831 (Unlearning Isn't Deletion)"
 MAX_STEPS = 200
 _SHARE = 0.9
+_TOLERANCE = -math.log2(0.9)
+"""A ratio of steps of 0.9 is equal (reliability requirement A6); also the prior of what a seed moves."""
 
 
 def steps_to_relearn(system: System, case: AuditCase, trainer: Trainer, *, level: float) -> float:
@@ -84,7 +86,8 @@ def measure(case: AuditCase) -> list[Measurement]:
             original=original,
             references=tuple(references),
             error=0.0,
-            floor=-math.log2(_SHARE),
+            seed_error=_TOLERANCE,
+            floor=_TOLERANCE,
             num_cases=len(problem.forget),
             shows_not="It depends on the training that relearns; an attacker with other data may be faster.",
             details={

@@ -1,9 +1,11 @@
 """Co-consumption residue: does the item space still tell which items forgotten users had together? (own measure).
 
 Pairs of items that somebody had together only in what is forgotten, against random pairs of the same items: the AUC of
-the cosine of their vectors. Asked of output vectors, of the table of rows and of each branch, with the auditor's own
-draw of pairs. For deleted items the same is asked of pairs of users whom only these items connect. Above a Retrain
-the pair is remembered, below it it was pushed apart: both tell.
+the cosine of their vectors. From it goes the same AUC of pairs that somebody had together only in held-out data: how
+alike such items are without any memory depends on how long a model was trained, and that is no residue. Asked of
+output vectors, of the table of rows and of each branch, with the auditor's own draw of pairs. For deleted items it is
+asked of pairs of users whom only these items connect. Above a Retrain the pair is remembered, below it it was pushed
+apart: both tell.
 """
 
 from collections.abc import Callable
@@ -19,7 +21,8 @@ from tru_core.unlearning.residue import NUM_STRATA, Contrast, ResidueProbe, RowP
 
 NAME = "residue"
 PAPER = "measured by this project; no published source"
-_STRATA = ("no", "1 to 3", "4 or more")
+OUTPUT = "output vectors"
+_STRATA = ("0", "1_to_3", "4_or_more")
 Vectors = Callable[[System], Tensor]
 
 
@@ -54,47 +57,68 @@ def unseen_pairs(case: AuditCase, probe: ResidueProbe) -> np.ndarray:
     return ~np.array(together, dtype=bool).reshape(-1, len(pairs))
 
 
-def never_seen_level(
-    scores: FloatArray, held: FloatArray, contrast: Contrast, held_out: Contrast
-) -> tuple[float, float]:
-    """Give the held-out pairs' AUC, strata weighted as among the forgotten, and the error of the difference."""
-    level, variance = 0.0, clustered_error(scores, pair_rows(contrast.pairs)) ** 2
+def held_out_level(vectors: Tensor, contrast: Contrast, held_out: Contrast | None) -> tuple[FloatArray, float]:
+    """Give for each pair the AUC of the held-out pairs of its stratum, and the error of the mean of these.
+
+    0.5 where there is no such held-out pair.
+    """
+    level, variance = np.full(len(contrast.pairs), 0.5), 0.0
+    if held_out is None or not len(held_out.pairs):
+        return level, 0.0
+    held, rows = contrast_scores(vectors, held_out), pair_rows(held_out.pairs)
     for stratum in range(NUM_STRATA):
         own, other = contrast.strata == stratum, held_out.strata == stratum
-        if not own.any():
-            continue
-        share = own.mean()
-        level += share * (held[other].mean() if other.any() else 0.5)
-        variance += (share * clustered_error(held[other], pair_rows(held_out.pairs)[other])) ** 2
-    return float(level), float(np.sqrt(variance))
+        if own.any() and other.any():
+            level[own] = held[other].mean()
+            variance += (own.mean() * clustered_error(held[other], rows[other])) ** 2
+    return level, float(np.sqrt(variance))
 
 
 def _measure(case: AuditCase, probe: ResidueProbe, cases: Cases, name: str, vectors: Vectors) -> Measurement:
     """Measure one space."""
-    contrast = probe.forgotten
-    scores = contrast_scores(vectors(case.candidate), contrast)
-    never_seen, error = None, 0.0
-    if probe.held_out is not None and len(probe.held_out.pairs):
-        held = contrast_scores(vectors(case.candidate), probe.held_out)
-        never_seen, error = never_seen_level(scores, held, contrast, probe.held_out)
-    details = {}
+    contrast, held_out = probe.forgotten, probe.held_out
+
+    def scores(system: System) -> FloatArray:
+        return contrast_scores(vectors(system), contrast) - held_out_level(vectors(system), contrast, held_out)[0]
+
+    fields = compare(case, cases, scores)
+    raw = contrast_scores(vectors(case.candidate), contrast)
+    error = float(np.hypot(fields["error"], held_out_level(vectors(case.candidate), contrast, held_out)[1]))
+    details = {"auc": float(raw.mean()), "auc_held_out": float(raw.mean()) - fields["value"]}
     for stratum, words in enumerate(_STRATA):
         own = contrast.strata == stratum
         if own.any():
-            details[f"auc, rarer with {words} retained"] = float(scores[own].mean())
-            details[f"pairs, rarer with {words} retained"] = int(own.sum())
+            details[f"auc_rarer_with_{words}_retained"] = float(raw[own].mean())
+            details[f"pairs_rarer_with_{words}_retained"] = int(own.sum())
     return Measurement(
         attack=NAME,
         paper=PAPER,
-        statistic=f"AUC of the likeness of {probe.side}s that only the forgotten brought together, {name}",
+        statistic=f"AUC of {probe.side}s that only the forgotten brought together, above held-out pairs', {name}",
         aspect="reported" if name.startswith("branch") else "shared",
-        never_seen=never_seen,
+        never_seen=0.0,
         never_seen_error=error,
         is_optimised=NAME in case.optimised,
         shows_not="It sees what lies in the angle between two vectors; a memory in another form it does not see.",
         details=details,
-        **compare(case, cases, lambda system: contrast_scores(vectors(system), contrast)),
+        **(fields | {"error": error}),
     )
+
+
+def spaces_of(case: AuditCase, side: int) -> dict[str, Vectors]:
+    """What vectors of a side there are to ask about on every system: outputs, rows of tables, branches.
+
+    Args:
+        side: 0 users, 1 items.
+    """
+    found: dict[str, Vectors] = {OUTPUT: lambda system: (system.users, system.items)[side]}
+    systems = (case.original, case.candidate, *case.retrains, *(shadow.system for shadow in case.shadows))
+    if all(system.parameters is not None and system.anatomy is not None for system in systems):
+        for table in _tables(case.original, ("user", "item")[side]):
+            found[f"rows of {table}"] = lambda system, table=table: (system.parameters or {})[table]
+    if all(system.branches is not None for system in systems) and len(case.original.branches or {}) > 1:
+        for branch in sorted(case.original.branches or {}):
+            found[f"branch {branch}"] = lambda system, branch=branch: (system.branches or {})[branch][side]
+    return found
 
 
 def measure(case: AuditCase) -> list[Measurement]:
@@ -102,16 +126,8 @@ def measure(case: AuditCase) -> list[Measurement]:
     probe = make_probe(case.problem, seed=case.seed)
     if not len(probe.forgotten.pairs) or not len(probe.forgotten.random):
         return []
-    side = 1 if probe.side == "item" else 0
     cases = Cases(clusters=pair_rows(probe.forgotten.pairs), unseen=unseen_pairs(case, probe))
-    spaces: dict[str, Vectors] = {"output vectors": lambda system: (system.users, system.items)[side]}
-    systems = (case.original, case.candidate, *case.retrains, *(shadow.system for shadow in case.shadows))
-    if all(system.parameters is not None and system.anatomy is not None for system in systems):
-        for table in _tables(case.original, probe.side):
-            spaces[f"rows of {table}"] = lambda system, table=table: (system.parameters or {})[table]
-    if all(system.branches is not None for system in systems) and len(case.original.branches or {}) > 1:
-        for branch in sorted(case.original.branches or {}):
-            spaces[f"branch {branch}"] = lambda system, branch=branch: (system.branches or {})[branch][side]
+    spaces = spaces_of(case, 1 if probe.side == "item" else 0)
     return [_measure(case, probe, cases, name, vectors) for name, vectors in spaces.items()]
 
 

@@ -6,6 +6,7 @@ A subject is a user who loses pairs, with all of them, or, where the request is 
 import numpy as np
 from numpy.typing import NDArray
 
+from tru_core.audits.base import AuditCase
 from tru_core.errors import ConfigError
 from tru_core.hashing import hash_keys, text_key
 from tru_core.interactions import IntArray, Pairs, make_pairs, select
@@ -38,6 +39,12 @@ def draw_members(problem: Problem, *, num_shadows: int, seed: int) -> NDArray[np
     keys = hash_keys(seed, text_key("shadow-members"), subjects[None, :], np.arange(num_shadows)[:, None])
     ranks = np.argsort(np.argsort(keys, axis=0, kind="stable"), axis=0, kind="stable")
     return (ranks < num_shadows // 2)[:, place]
+
+
+def unseen_by_shadows(case: AuditCase) -> NDArray[np.bool_]:
+    """Say for each shadow model of a case and each forgotten pair whether the model never saw it."""
+    members = [~shadow.members for shadow in case.shadows]
+    return np.array(members, dtype=bool).reshape(-1, len(case.problem.forget))
 
 
 def shadow_train_pairs(problem: Problem, members: NDArray[np.bool_]) -> Pairs:

@@ -92,6 +92,19 @@ def _seed_error(references: list[FloatArray], clusters: IntArray) -> float:
     return float(np.sqrt(np.mean(np.square(errors)) * (count - 1) / count))
 
 
+def _to_all_cases(deviations: list[float], seed_error: float, unseen: NDArray[np.bool_]) -> tuple[float, ...]:
+    """Shrink shadow models' deviations, which are means over some of the cases, to the scatter of means over all.
+
+    What a seed does to each case alone scatters more in a mean over fewer; what it does to all alike does not.
+    """
+    if len(deviations) < 2:
+        return tuple(deviations)
+    share = float(unseen.mean())
+    scatter = float(np.var(deviations, ddof=1))
+    own = max(scatter - seed_error**2 * (1.0 / share - 1.0), scatter * share)
+    return tuple((np.asarray(deviations) * np.sqrt(own / max(scatter, 1e-30))).tolist())
+
+
 def compare(case: AuditCase, cases: Cases, scores: Scores, *, shadow_scores: list[FloatArray] | None = None) -> Any:
     """Take the mean over cases on every system: the fields of a :class:`~tru_core.audits.base.Measurement`.
 
@@ -111,12 +124,13 @@ def compare(case: AuditCase, cases: Cases, scores: Scores, *, shadow_scores: lis
         for own, unseen in zip(found, cases.unseen, strict=True):
             if unseen.any():
                 deviations.append(float((own - middle)[unseen].mean()))
+    seed_error = _seed_error(references, cases.clusters)
     return {
         "value": float(candidate.mean()),
         "original": float(original.mean()),
         "references": tuple(float(own.mean()) for own in references),
-        "deviations": tuple(deviations),
+        "deviations": _to_all_cases(deviations, seed_error, cases.unseen),
         "error": clustered_error(candidate, cases.clusters),
-        "seed_error": _seed_error(references, cases.clusters),
+        "seed_error": seed_error,
         "num_cases": len(cases),
     }

@@ -28,11 +28,15 @@ _MEANT: dict[Aspect, str] = {"subject": "the subjects themselves", "shared": "wh
 
 
 def _spread(measurement: Measurement, references: Sequence[float]) -> tuple[float, float]:
-    """Give what a seed moves the statistic by, and the degrees of freedom behind it."""
-    count = len(references)
-    squares = float(np.square(np.asarray(references) - np.mean(references)).sum())
-    squares += float(np.square(measurement.deviations).sum()) * count / (count + 1)
-    degrees = count - 1.0 + len(measurement.deviations)
+    """Give what a seed moves the statistic by, and the degrees of freedom behind it.
+
+    Shadow models may have been trained shorter than Retrains: only how they scatter around their own mean counts.
+    """
+    squares, degrees = 0.0, 0.0
+    for group in (references, measurement.deviations):
+        if len(group) > 1:
+            squares += float(np.square(np.asarray(group) - np.mean(group)).sum())
+            degrees += len(group) - 1.0
     prior = _PRIOR_DEGREES if measurement.seed_error > 0 else 0.0
     return math.sqrt((squares + prior * measurement.seed_error**2) / (degrees + prior)), degrees + prior
 
