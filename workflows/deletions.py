@@ -15,6 +15,7 @@ from typing import Any
 
 from tru_core.errors import PolicyError, TruError
 from workflows import runs
+from workflows.audit_gate import audit_batch
 from workflows.config import JobConfig
 from workflows.deletion_attempts import AuditFunction
 from workflows.deletion_choice import choose, submission_id
@@ -35,7 +36,7 @@ from workflows.purge import UNFINISHED_STATES, purge
 from workflows.request_files import open_request_file
 from workflows.requests import slow_digest
 from workflows.run_lock import hold_lease
-from workflows.storage import ObjectStore, open_store
+from workflows.storage import open_store
 
 Figures = dict[str, Any]
 Connect = Callable[[], AbstractContextManager[Any]]
@@ -54,13 +55,6 @@ class _Progress:
     num_waiting: int = 0
 
 
-def ask_the_gate(store: ObjectStore, job: JobConfig, **asked: Any) -> Figures:
-    """Audit a candidate as :func:`workflows.audit_gate.audit_batch` does. What it needs is imported only then."""
-    from workflows.audit_gate import audit_batch
-
-    return audit_batch(store, job, **asked)
-
-
 def run_deletions(
     job: JobConfig,
     requests: Path | None = None,
@@ -68,7 +62,7 @@ def run_deletions(
     is_asked: bool = False,
     show_progress: bool = True,
     connect: Connect = nullcontext,
-    audit: AuditFunction = ask_the_gate,
+    audit: AuditFunction = audit_batch,
 ) -> Figures:
     """Carry out every deletion that is due. With nothing to do, nothing changes.
 
