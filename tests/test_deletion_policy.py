@@ -210,7 +210,8 @@ def test_a_hold_placed_during_the_training_keeps_that_user_and_the_batch_goes_on
 
     monkeypatch.setattr(runs, "run_task", meanwhile)
     figures = delete(job, tmp_path, *users(3, 4))
-    assert figures["num_requests"] == {"published": 1}
+    assert (figures["num_requests"], figures["num_held"]) == ({"published": 1}, 1)
+    assert "failed" not in figures
     assert (request_of(job, "r3").state, request_of(job, "r4").state) == ("held", "receipted")
     assert read_receipt(store, "mgcn", "r3") is None
     assert pairs_of(store, current_snapshot(store, "tiny")) == {pair for pair in pairs if pair[0] != 4}

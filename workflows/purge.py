@@ -21,6 +21,7 @@ from workflows.storage_keys import purge_log
 Outcome = Literal["purged", "not_found", "held", "deferred"]
 
 UNFINISHED_STATES = ("processing", "published", "purged")
+_PLANNED_STATES = (*UNFINISHED_STATES, "queued", "failed_retryable")  # the next run takes the same plan up again
 _ENDED_STATES = ("published", "purged", "receipted", "denied", "failed_terminal", "cancelled")
 
 
@@ -68,7 +69,7 @@ def purge(
         return [PurgeItem(**item) for item in noted["items"]]
     lease.check()
     is_held = any(hold.level == "dataset" for hold in ledger.holds())
-    open_batches = {request.batch_id for request in ledger.requests(UNFINISHED_STATES)}
+    open_batches = {request.batch_id for request in ledger.requests(_PLANNED_STATES)}
     remnants = list_remnants(store, job, open_batches=open_batches, now=now)
     planned = [] if is_held else _planned(store, job, batch_id, [r for r in remnants if _is_due(r, now)])
     items = [_delete(store, remnant, now=now, is_held=is_held) for remnant in remnants]
@@ -84,7 +85,7 @@ def purge(
 
 def deferred_and_due(store: ObjectStore, job: JobConfig, ledger: Ledger, *, now: datetime) -> int:
     """How many things that hold deleted rows could be deleted now."""
-    open_batches = {request.batch_id for request in ledger.requests(UNFINISHED_STATES)}
+    open_batches = {request.batch_id for request in ledger.requests(_PLANNED_STATES)}
     remnants = list_remnants(store, job, open_batches=open_batches, now=now)
     return sum(_is_due(remnant, now) for remnant in remnants)
 
