@@ -185,7 +185,8 @@ def in_place(job: JobConfig, name: str) -> JobConfig:
 
 def first_difference(found: str, expected: str) -> str:
     """Where two texts differ first, with what stands around."""
-    place = len(os.path.commonprefix([found, expected]))
+    pairs = zip(found, expected, strict=False)
+    place = next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(found), len(expected)))
     around = slice(max(0, place - 120), place + 240)
     return f"...{found[around]!r}... where ...{expected[around]!r}... was expected"
 

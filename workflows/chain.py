@@ -145,7 +145,7 @@ def append(
 
 
 def mend_mark(store: ObjectStore, chain: str, newest: Link) -> None:
-    """Write the mark of the newest entry, which was read and verified, if its writer died before it. It has no label."""
+    """Write the mark of the newest entry, which was read and verified, if its writer died before it. No label."""
     if newest.seq and newest.seq not in list_chain(store, chain).marks:
         store.put_if_absent(chain_mark_key(chain, newest.seq, newest.sha256, ""), newest.sha256.encode())
 

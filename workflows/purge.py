@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from tru_core.errors import AccessError, IntegrityError, MissingObjectError
 from workflows.batches import batch_key
 from workflows.config import JobConfig
-from workflows.ledger import Ledger
+from workflows.ledger import Ledger, State
 from workflows.purge_inventory import Kind, Remnant, list_remnants
 from workflows.run_lock import Lease
 from workflows.storage import ObjectStore, append_log_entry, canonical_json, read_json, read_log
@@ -20,9 +20,13 @@ from workflows.storage_keys import purge_log
 
 Outcome = Literal["purged", "not_found", "held", "deferred"]
 
-UNFINISHED_STATES = ("processing", "published", "purged")
-_PLANNED_STATES = (*UNFINISHED_STATES, "queued", "failed_retryable")  # the next run takes the same plan up again
-_ENDED_STATES = ("published", "purged", "receipted", "denied", "failed_terminal", "cancelled")
+UNFINISHED_STATES: tuple[State, ...] = ("processing", "published", "purged")
+_PLANNED_STATES: tuple[State, ...] = (
+    *UNFINISHED_STATES,
+    "queued",
+    "failed_retryable",
+)  # the next run takes the same plan up again
+_ENDED_STATES: tuple[State, ...] = ("published", "purged", "receipted", "denied", "failed_terminal", "cancelled")
 
 
 @dataclass(frozen=True)
