@@ -18,27 +18,37 @@ ALERT_SHARES = (1.0, 0.8, 0.5)  # of the time that a regulation gives
 
 def nearest(book: Book, states: Collection[State] | None, *, limit: int | None) -> list[LedgerRequest]:
     """Requests in some states, nearest deadline first, then by request id."""
-    table = book.table(states)
-    return requests_of(table.take(_nearest_places(table, limit)))
+    table = book.table()
+    rows = _rows_in(table, states)
+    keyed = pa.table({name: table.column(name).take(rows) for name in ("deadline", "request_id")})
+    return requests_of(table.take(rows.take(_nearest_places(keyed, limit))))
 
 
 def due_requests(book: Book, now: datetime, *, limit: int | None) -> list[LedgerRequest]:
     """What a batch may take, nearest deadline first, where the deadlines of duplicates count for what they repeat."""
-    table = book.table(DUE_STATES)
-    table = table.filter(pc.less_equal(table.column("received_time"), utc_text(now)))
-    requests_before: dict[str, str] = {}
+    table = book.table()
+    rows = _rows_in(table, DUE_STATES)
+    is_received = pc.less_equal(table.column("received_time").take(rows), utc_text(now))
+    rows = rows.filter(is_received.combine_chunks())
+    own = pa.table({name: table.column(name).take(rows) for name in ("deadline", "request_id")})
+    earliest: dict[str, str] = {}
     if book.counts["duplicate"]:
-        repeats = book.table(("duplicate",))
-        for request_id, deadline in _pairs(repeats, "duplicate_of", "deadline"):
-            requests_before[request_id] = min(deadline, requests_before.get(request_id, deadline))
-    if requests_before:
-        own = _pairs(table, "request_id", "deadline")
-        acted_by = pa.array([min(deadline, requests_before.get(name, deadline)) for name, deadline in own], pa.string())
-    else:
-        acted_by = table.column("deadline")
-    keyed = pa.table({"deadline": acted_by, "request_id": table.column("request_id")})
-    chosen = table.take(_nearest_places(keyed, limit))
-    return [request for request in requests_of(chosen) if not book.holds_on(request)]
+        for request_id, deadline in _pairs(book.table(("duplicate",)), "duplicate_of", "deadline"):
+            earliest[request_id] = min(deadline, earliest.get(request_id, deadline))
+    if earliest:
+        pairs = _pairs(own, "request_id", "deadline")
+        acted_by = pa.array([min(deadline, earliest.get(name, deadline)) for name, deadline in pairs], pa.string())
+        own = own.set_column(0, "deadline", acted_by)
+    chosen = requests_of(table.take(rows.take(_nearest_places(own, limit))))
+    return [request for request in chosen if not book.holds_on(request)]
+
+
+def _rows_in(table: pa.Table, states: Collection[State] | None) -> pa.Array:
+    """The places of the requests in some states."""
+    if states is None:
+        return pa.array(range(table.num_rows), pa.uint64())
+    is_in = pc.is_in(table.column("state"), value_set=pa.array(states, type=pa.string()))
+    return pc.indices_nonzero(is_in)
 
 
 def _pairs(table: pa.Table, one: str, other: str) -> list[tuple[str, str]]:
@@ -60,7 +70,9 @@ def summary(book: Book, now: datetime, *, sweep_every_days: int) -> dict[str, An
     ``by_state`` counts requests, ``oldest_age_days`` is of the oldest open one, ``days_to_deadline`` of the nearest
     open one (negative when overdue), ``alerts`` counts open ones by the share of their time that has gone by.
     """
-    table = book.table(OPEN_STATES)
+    everything = book.table()
+    rows = _rows_in(everything, OPEN_STATES)
+    table = pa.table({name: everything.column(name).take(rows) for name in ("received_time", "deadline")})
     oldest, nearest_deadline = (pc.min(table.column(name)).as_py() for name in ("received_time", "deadline"))
     return {
         "by_state": {state: number for state, number in sorted(book.counts.items()) if number},
