@@ -149,6 +149,8 @@ def import_once(source: Path, storage: str, dataset: str) -> None:
 
 def measure(work: Sequence[Piece], arguments: argparse.Namespace, digests: dict[str, str]) -> None:
     """Examine what is missing, Original by Original, until it is done or time is over."""
+    from audits_gate import gate_verdicts
+
     from workflows.audit import audit
 
     limit = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
@@ -162,9 +164,11 @@ def measure(work: Sequence[Piece], arguments: argparse.Namespace, digests: dict[
         machine = describe_machine()
         started = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "load": round(os.getloadavg()[0], 2)}
         started |= {name: machine[name] for name in ("processor", "cores", "commit", "is_modified")}
-        found = audit(job_of(pieces, storage=storage, dataset=dataset))
+        job = job_of(pieces, storage=storage, dataset=dataset)
+        found, gates = audit(job), gate_verdicts(job)
         for piece, examined in zip(pieces, found["audits"], strict=True):
-            keep(piece, examined, data=digests[data], started=started)
+            gate = gates.get(examined["candidate"])
+            keep(piece, examined | {"gate": gate}, data=digests[data], started=started)
 
 
 def main() -> int:
