@@ -50,17 +50,20 @@ class Book:
             found |= self.base.find(request_id for request_id in wanted if request_id not in found)
         return found
 
+    def columns(self, names: Sequence[str] = ROW_SCHEMA.names) -> pa.Table:
+        """Some columns of all requests, in no certain order; ``request_id`` must be one of them."""
+        new = table_of((vars(request) for request in self.changed.values()), names)
+        if self.base is None:
+            return new
+        base = self.base.table(names)
+        if self.changed:
+            is_old = pc.is_in(base.column("request_id"), value_set=pa.array(self.changed, type=pa.string()))
+            base = base.filter(pc.invert(is_old))
+        return pa.concat_tables([base, new])
+
     def table(self, states: Collection[State] | None = None) -> pa.Table:
         """All requests, or those in some states, in no certain order."""
-        new = table_of(vars(request) for request in self.changed.values())
-        if self.base is None:
-            table = new
-        else:
-            base = self.base.table()
-            if self.changed:
-                is_old = pc.is_in(base.column("request_id"), value_set=pa.array(self.changed, type=pa.string()))
-                base = base.filter(pc.invert(is_old))
-            table = pa.concat_tables([base, new])
+        table = self.columns()
         if states is None:
             return table
         return table.filter(pc.is_in(table.column("state"), value_set=pa.array(states, type=pa.string())))

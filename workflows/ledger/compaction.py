@@ -5,10 +5,9 @@ It holds no outside ids.
 """
 
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +17,7 @@ from tru_core.errors import IntegrityError
 from tru_core.settings import Settings
 from workflows.chain import Link
 from workflows.ledger.records import Hold, LedgerRequest
-from workflows.ledger.rows import ROW_SCHEMA, read_table, requests_of, write_table
+from workflows.ledger.rows import ROW_SCHEMA, read_columns, read_rows, requests_of, write_table
 from workflows.ledger.states import State
 from workflows.storage import FileEntry, ObjectStore, manifest_key, read_verified, write_json
 from workflows.storage_keys import ledger_snapshot_prefix, ledger_snapshot_shard_key
@@ -102,13 +101,13 @@ def read_compacted(store: ObjectStore, entry: FileEntry) -> Compacted:
 
 
 class Shards:
-    """The files of a compacted snapshot, each read and verified when it is first needed, then kept."""
+    """The files of a compacted snapshot, each read and verified when it is first needed, then kept as bytes."""
 
     def __init__(self, store: ObjectStore, manifest: Compacted) -> None:
         self.manifest = manifest
         self._store = store
         self._first_ids = [shard.first_id for shard in manifest.shards]
-        self._tables: dict[int, pa.Table] = {}
+        self._bodies: dict[int, bytes] = {}
 
     def find(self, request_ids: Iterable[str]) -> dict[str, LedgerRequest]:
         """Those of the requests that are here, by id."""
@@ -117,35 +116,22 @@ class Shards:
             number = bisect_right(self._first_ids, request_id) - 1
             if number >= 0:
                 wanted.setdefault(number, []).append(request_id)
-        self._load(wanted)
         found: list[LedgerRequest] = []
-        for number, ids in wanted.items():
-            table = self._tables[number]
-            places = pc.index_in(pa.array(ids, type=pa.string()), value_set=table.column("request_id"))
-            found += requests_of(table.take(places.drop_null()))
+        for table in self._each(wanted, lambda number, body, key: read_rows(body, key, wanted[number])):
+            found += requests_of(table)
         return {request.request_id: request for request in found}
 
-    def table(self) -> pa.Table:
-        """All requests."""
-        numbers = range(len(self._first_ids))
-        self._load(numbers)
-        return pa.concat_tables([ROW_SCHEMA.empty_table(), *(self._tables[number] for number in numbers)])
+    def table(self, columns: Sequence[str] = ROW_SCHEMA.names) -> pa.Table:
+        """All requests, by all columns or some, in one order."""
+        tables = self._each(range(len(self._first_ids)), lambda _, body, key: read_columns(body, key, columns))
+        return pa.concat_tables([ROW_SCHEMA.empty_table().select(columns), *tables])
 
-    def _load(self, numbers: Iterable[int]) -> None:
-        missing = [number for number in numbers if number not in self._tables]
+    def _each(self, numbers: Iterable[int], read: Callable[[int, bytes, str], pa.Table]) -> list[pa.Table]:
+        def one(number: int) -> pa.Table:
+            shard = self.manifest.shards[number]
+            if number not in self._bodies:
+                self._bodies[number] = read_verified(self._store, shard.file)
+            return read(number, self._bodies[number], shard.file.key)
+
         with ThreadPoolExecutor(max_workers=4) as pool:
-            for number, table in zip(missing, pool.map(self._read, missing), strict=True):
-                self._tables[number] = table
-
-    def _read(self, number: int) -> pa.Table:
-        shard = self.manifest.shards[number]
-        table = read_table(self._store, shard.file)
-        if table.num_rows != shard.num_rows or table.schema.names != ROW_SCHEMA.names:
-            raise IntegrityError(f"{shard.file.key} is no part of a compacted ledger. It was not used.")
-        return table
-
-
-def count_states(table: pa.Table) -> dict[State, int]:
-    """How many requests of a table are in which state."""
-    counted: Any = pc.value_counts(table.column("state"))
-    return dict(Counter({line["values"]: line["counts"] for line in counted.to_pylist()}))
+            return list(pool.map(one, numbers))

@@ -304,7 +304,9 @@ class Ledger:
     def drop_orphans(self, *, older_than: timedelta = timedelta(days=1)) -> int:
         """Delete payloads that a crash left behind before any entry named them. Returns how many there were."""
         self.refresh()
-        known = self._with_book(lambda book: set(book.table().column("payload").unique().to_pylist()))
+        known = self._with_book(
+            lambda book: set(book.columns(("request_id", "payload")).column("payload").unique().to_pylist())
+        )
         before = submission.new_submission_id(self._writer.clock() - older_than)
         return payloads.delete_unknown(self._writer.store, self._writer.model, known=known, before=before)
 

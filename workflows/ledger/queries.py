@@ -10,35 +10,48 @@ import pyarrow.compute as pc
 from workflows.ledger.book import Book
 from workflows.ledger.deadlines import utc_text
 from workflows.ledger.records import LedgerRequest
-from workflows.ledger.rows import requests_of
 from workflows.ledger.states import DUE_STATES, OPEN_STATES, State
 
+_COLUMNS = ("request_id", "state", "deadline")
 ALERT_SHARES = (1.0, 0.8, 0.5)  # of the time that a regulation gives
 
 
 def nearest(book: Book, states: Collection[State] | None, *, limit: int | None) -> list[LedgerRequest]:
     """Requests in some states, nearest deadline first, then by request id."""
-    table = book.table(states)
-    return requests_of(table.take(_nearest_places(table, limit)))
+    table = book.columns(_COLUMNS)
+    return _requests_at(book, table.take(_rows_in(table, states)), limit)
 
 
 def due_requests(book: Book, now: datetime, *, limit: int | None) -> list[LedgerRequest]:
     """What a batch may take, nearest deadline first, where the deadlines of duplicates count for what they repeat."""
-    table = book.table(DUE_STATES)
+    everything = book.columns((*_COLUMNS, "received_time", "duplicate_of"))
+    table = everything.take(_rows_in(everything, DUE_STATES))
     table = table.filter(pc.less_equal(table.column("received_time"), utc_text(now)))
-    requests_before: dict[str, str] = {}
+    earliest: dict[str, str] = {}
     if book.counts["duplicate"]:
-        repeats = book.table(("duplicate",))
+        repeats = everything.take(_rows_in(everything, ("duplicate",)))
         for request_id, deadline in _pairs(repeats, "duplicate_of", "deadline"):
-            requests_before[request_id] = min(deadline, requests_before.get(request_id, deadline))
-    if requests_before:
-        own = _pairs(table, "request_id", "deadline")
-        acted_by = pa.array([min(deadline, requests_before.get(name, deadline)) for name, deadline in own], pa.string())
-    else:
-        acted_by = table.column("deadline")
-    keyed = pa.table({"deadline": acted_by, "request_id": table.column("request_id")})
-    chosen = table.take(_nearest_places(keyed, limit))
-    return [request for request in requests_of(chosen) if not book.holds_on(request)]
+            earliest[request_id] = min(deadline, earliest.get(request_id, deadline))
+    if earliest:
+        pairs = _pairs(table, "request_id", "deadline")
+        acted_by = pa.array([min(deadline, earliest.get(name, deadline)) for name, deadline in pairs], pa.string())
+        table = table.set_column(table.column_names.index("deadline"), "deadline", acted_by)
+    return [request for request in _requests_at(book, table, limit) if not book.holds_on(request)]
+
+
+def _requests_at(book: Book, table: pa.Table, limit: int | None) -> list[LedgerRequest]:
+    """The requests of a table with deadlines, nearest first. Only those that are wanted are unpacked whole."""
+    ids = table.column("request_id").take(_nearest_places(table, limit)).to_pylist()
+    found = book.find(ids)
+    return [found[request_id] for request_id in ids]
+
+
+def _rows_in(table: pa.Table, states: Collection[State] | None) -> pa.Array:
+    """The places of the requests in some states."""
+    if states is None:
+        return pa.array(range(table.num_rows), pa.uint64())
+    is_in = pc.is_in(table.column("state"), value_set=pa.array(states, type=pa.string()))
+    return pc.indices_nonzero(is_in)
 
 
 def _pairs(table: pa.Table, one: str, other: str) -> list[tuple[str, str]]:
@@ -60,7 +73,8 @@ def summary(book: Book, now: datetime, *, sweep_every_days: int) -> dict[str, An
     ``by_state`` counts requests, ``oldest_age_days`` is of the oldest open one, ``days_to_deadline`` of the nearest
     open one (negative when overdue), ``alerts`` counts open ones by the share of their time that has gone by.
     """
-    table = book.table(OPEN_STATES)
+    everything = book.columns((*_COLUMNS, "received_time"))
+    table = everything.take(_rows_in(everything, OPEN_STATES))
     oldest, nearest_deadline = (pc.min(table.column(name)).as_py() for name in ("received_time", "deadline"))
     return {
         "by_state": {state: number for state, number in sorted(book.counts.items()) if number},

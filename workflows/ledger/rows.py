@@ -1,10 +1,13 @@
 """Requests as rows of a table, and back. Digests are 32 bytes there, 64 hexadecimal digits elsewhere."""
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tru_core.errors import IntegrityError
@@ -37,6 +40,7 @@ ROW_SCHEMA = pa.schema(
         ("payload", pa.string()),
     ]
 )
+ROWS_PER_GROUP = 8192  # what is unpacked to read one request
 _HIGH_VARIETY = ("request_id", *DIGEST_COLUMNS)  # a dictionary of these would only cost
 
 
@@ -73,7 +77,14 @@ def write_table(store: ObjectStore, key: str, table: pa.Table) -> FileEntry:
     buffer = io.BytesIO()
     dictionaries = [name for name in table.column_names if name not in _HIGH_VARIETY]
     columns: Any = dictionaries  # the stub knows only a bool
-    pq.write_table(table, buffer, compression="zstd", compression_level=1, use_dictionary=columns)
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=columns,
+        row_group_size=ROWS_PER_GROUP,
+    )
     return put_file(store, key, buffer.getvalue())
 
 
@@ -83,14 +94,39 @@ def read_table(store: ObjectStore, entry: FileEntry) -> pa.Table:
     Raises:
         IntegrityError: The file differs from its digest, or has other columns.
     """
+    return read_columns(read_verified(store, entry), entry.key)
+
+
+def read_columns(body: bytes, key: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read all columns of a table's bytes, or some. Raises as :func:`read_table`."""
+    with _parquet_errors(key):
+        return _opened(body, key).read(columns=None if columns is None else list(columns))
+
+
+def read_rows(body: bytes, key: str, request_ids: Sequence[str]) -> pa.Table:
+    """Read the rows of some requests; parts of the file that have none of them are not unpacked."""
+    wanted = pa.array(request_ids, type=pa.string())
+    with _parquet_errors(key):
+        file = _opened(body, key)
+        places = pc.index_in(wanted, value_set=file.read(columns=["request_id"]).column("request_id")).drop_null()
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        groups = np.unique(np.searchsorted(np.cumsum(sizes), places.to_numpy(), side="right"))
+        table = file.read_row_groups([int(group) for group in groups])
+    return table.filter(pc.is_in(table.column("request_id"), value_set=wanted))
+
+
+def _opened(body: bytes, key: str) -> pq.ParquetFile:
+    file = pq.ParquetFile(pa.BufferReader(body))
+    schema = file.schema_arrow
+    known = [ROW_SCHEMA.field(name) for name in schema.names if name in ROW_SCHEMA.names]
+    if known != [schema.field(name) for name in schema.names] or "request_id" not in schema.names:
+        raise IntegrityError(f"{key} has columns that the ledger does not know. It was not used.")
+    return file
+
+
+@contextmanager
+def _parquet_errors(key: str) -> Iterator[None]:
     try:
-        file = pq.ParquetFile(pa.BufferReader(read_verified(store, entry)))
-        schema = file.schema_arrow
-        is_known = all(
-            name in ROW_SCHEMA.names and schema.field(name).equals(ROW_SCHEMA.field(name)) for name in schema.names
-        )
-        if not is_known or "request_id" not in schema.names:
-            raise IntegrityError(f"{entry.key} has columns that the ledger does not know. It was not used.")
-        return file.read()
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise IntegrityError(f"{entry.key} cannot be read as parquet: {error}. It was not used.") from error
+        raise IntegrityError(f"{key} cannot be read as parquet: {error}. It was not used.") from error
