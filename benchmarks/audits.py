@@ -25,6 +25,7 @@ from results_plan import BACKBONE_SETTINGS, DATA_SETS, IMPORT_SETTINGS, data_dig
 from results_rows import rounded
 
 from tru_core.artifact import sha256_hex
+from tru_core.audits.attacks import ATTACKS
 from tru_core.audits.base import AUDIT_VERSION
 from tru_core.errors import TruError
 from workflows.config import JobConfig
@@ -61,7 +62,7 @@ class Piece:
 
 
 def job_of(pieces: Sequence[Piece], *, storage: str, dataset: str) -> JobConfig:
-    """The audit of some candidates from one Original. Injection goes with the first Original only."""
+    """The audit of some candidates from one Original. What trains (injection, relearning) goes with the first only."""
     seed, values = pieces[0].seed, BACKBONE_SETTINGS["mgcn"]
     candidates: list[dict[str, Any]] = [
         {"name": piece.candidate} | ({"seed": seed + RETRAIN_OFFSET} if piece.candidate == "retrain" else {})
@@ -76,6 +77,8 @@ def job_of(pieces: Sequence[Piece], *, storage: str, dataset: str) -> JobConfig:
     }
     if seed == ORIGINAL_SEEDS[0]:
         audit["injection"] = {}
+    else:
+        audit["attacks"] = [name for name in ATTACKS if name != "relearning"]
     return parse(
         JobConfig,
         values

@@ -86,7 +86,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Here:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalStore, Figures]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalStore, Figures]:
     """A store in which an audit was carried out, and what it gave."""
     folder = tmp_path_factory.mktemp("audit")
     store = LocalStore(folder / "store")
@@ -94,7 +94,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalSt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audit_module, "run_missing", Here())
         outputs = [folder / f"audit{suffix}" for suffix in FORMATS]
-        yield store, audit(job_of(store, folder), outputs=outputs) | {"folder": folder}
+        return store, audit(job_of(store, folder), outputs=outputs) | {"folder": folder}
 
 
 @pytest.fixture
@@ -512,9 +512,10 @@ def test_shadow_models_and_examinations_are_ray_tasks_with_the_same_figures(
     assert exams
     for key in shadows + exams:
         store.delete(key)
-    found = audit(job_of(store, tmp_path), train=run_alone, examine=examine_alone)
+    job = job_of(store, tmp_path, candidates=CANDIDATES[1:3])
+    found = audit(job, train=run_alone, examine=examine_alone)
     said = capsys.readouterr().err
     assert "shadow models 13 to 16 of 16" in said
     assert "audit of RowReset" in said
-    for again, before in zip(found["audits"], finished[1]["audits"], strict=True):
+    for again, before in zip(found["audits"], finished[1]["audits"][1:3], strict=True):
         assert again["findings"] == before["findings"]
