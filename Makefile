@@ -14,7 +14,7 @@ TORCH_ARGS ?=
 ARGS ?=
 
 TORCH := torch==2.13.0
-CORE_PACKAGES := numpy safetensors pydantic jaxtyping beartype pytest hypothesis
+CORE_PACKAGES := numpy safetensors pydantic cryptography jaxtyping beartype pytest hypothesis
 PIP_FLAGS := -q --disable-pip-version-check --no-input
 
 # Run a command silently; when it fails, show everything it printed.

@@ -60,7 +60,7 @@ cat <<TEXT
 Ray head on http://$dashboard (token: $token). In another shell, from your project's folder:
 
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token RAY_ADDRESS=http://$dashboard
-  $ray job submit --working-dir . --submission-id my-first-job -- python -m workflows doctor
+  $ray job submit --working-dir . --submission-id my-first-job -- python -m workflows doctor "\$PWD/store"
 
 A --submission-id is taken once only: the same id again is refused, which makes a repeated batch harmless.
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from workflows.config import JobConfig
     from workflows.storage import ObjectStore, StorageConfig
     from workflows.storage_local import LocalStore
     from workflows.storage_s3 import S3Store
@@ -140,6 +141,29 @@ def seaweed_store(seaweed_config: "StorageConfig") -> "S3Store":
 def store(request: pytest.FixtureRequest) -> "ObjectStore":
     """An empty store, once in a folder and once in a bucket."""
     return request.getfixturevalue(f"{request.param}_store")
+
+
+@pytest.fixture(scope="session")
+def trained_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with keys and a store, in it the tiny data set and version 1 of a model. Not to be changed: copy it."""
+    from tests.deletion_world import make_world, run_here
+    from workflows import runs
+
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "run_task", run_here)
+        make_world(folder)
+    return folder
+
+
+@pytest.fixture
+def deletion_job(trained_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "JobConfig":
+    """A job on a copy of that world in ``tmp_path``. Workers run in this process."""
+    from tests.deletion_world import copy_world, run_here
+    from workflows import runs
+
+    monkeypatch.setattr(runs, "run_task", run_here)
+    return copy_world(trained_world, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -58,3 +58,15 @@ def loop_that_says_when_it_trains(config: dict[str, Any]) -> Results:
             signal.sigtimedwait([], 600)
 
     return run_in_worker(config, after_epoch)
+
+
+def loop_killed_while_deleting(config: dict[str, Any]) -> Results:
+    """The worker is killed once, the moment its first checkpoint is whole."""
+    mark = _diary(config) / "killed"
+
+    def after_epoch(stage: str, state: TrainingState) -> None:
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return run_in_worker(config, after_epoch)

@@ -2,9 +2,10 @@
 
 import http.client
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ DROP_ANSWER = "drop answer"  # the server does it, the client never hears
 FAIL_ANSWER = "fail answer"  # the server does it, the client hears of an internal error
 HANG_ANSWER = "hang answer"  # the server does it, the client hears nothing for 5 seconds
 TWICE = "twice"  # a proxy repeats the request: the client hears the second answer
+SILENT = "silent"  # nothing is heard, and the connection stays
 CUT = "cut"  # the answer ends in the middle
 TRICKLE = "trickle"  # the answer comes byte by byte, 20 bytes a second
 
@@ -36,25 +38,38 @@ class Proxy:
     target: str
     url: str = ""
     keeps_metadata: bool = True
+    lost_header: str = ""  # a condition that the service ignores, in small letters
     faults: list[str | Answer | None] = field(default_factory=list)
+    choose: Callable[[], str | Answer | None] = lambda: None  # behind the list, for every request
     methods: list[str] = field(default_factory=list)
+    is_over: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
 def run_proxy(target: str) -> Iterator[Proxy]:
     """Run a proxy in front of an S3 server."""
     proxy = Proxy(target=urlsplit(target).netloc)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": proxy}))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": proxy}))
     proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield proxy
     finally:
+        proxy.is_over.set()
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    """A server that says nothing when a client hangs up, as clients do here on purpose."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -65,8 +80,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         proxy = self.proxy
         proxy.methods.append(self.command)
-        fault = proxy.faults.pop(0) if proxy.faults else None
+        fault = proxy.faults.pop(0) if proxy.faults else proxy.choose()
         if fault == DROP:
+            self._hang_up()
+        elif fault == SILENT:
+            proxy.is_over.wait(60)
             self._hang_up()
         elif isinstance(fault, Answer):
             self._answer(fault)
@@ -87,7 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.proxy.target, timeout=30)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        left_out = ("expect", self.proxy.lost_header)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
         try:
             connection.request(self.command, self.path, body=body, headers=headers)
             answer = connection.getresponse()

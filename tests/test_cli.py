@@ -108,6 +108,12 @@ def test_the_exit_codes_are_those_of_the_requirements() -> None:
         "NumericsError": 6,
         "TransientError": 7,
         "IntegrityError": 8,
+        "EditedReceiptError": 8,
+        "UnknownKeyError": 8,
+        "ExpiredKeyError": 8,
+        "PredicateTypeError": 8,
+        "ChainGapError": 8,
+        "ChainOrderError": 8,
         "PolicyError": 9,
     }
 
@@ -230,7 +236,22 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         cli.main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert commands_in(text) == {"data", "train", "unlearn", "compare", "audit", "sweep", "delete", "result", "demo"}
+    assert commands_in(text) == {
+        "audit",
+        "compare",
+        "data",
+        "delete",
+        "demo",
+        "doctor",
+        "keys",
+        "result",
+        "rollback",
+        "sweep",
+        "train",
+        "unlearn",
+        "verify",
+        "versions",
+    }
     listed = text[text.index("exit codes:") :]
     for code in {kind.exit_code for kind in ERRORS} | {0, 130}:
         assert f" {code} " in listed.replace("\n", " "), code
@@ -246,7 +267,14 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         ["audit"],
         ["sweep"],
         ["delete", "run"],
+        ["delete", "purge"],
+        ["delete", "submission-id"],
+        ["versions"],
+        ["rollback"],
         ["result"],
+        ["keys", "new"],
+        ["verify"],
+        ["doctor"],
         ["demo"],
     ],
 )
@@ -277,7 +305,15 @@ def test_every_command_explains_itself_and_takes_json(argv: list[str], capsys: p
         ["compare", "job.yaml", "--out"],
         ["sweep"],
         ["delete"],
-        ["delete", "run", "job.yaml"],
+        ["rollback"],
+        ["rollback", "one"],
+        ["keys"],
+        ["keys", "new"],
+        ["keys", "new", "folder", "--days", "0"],
+        ["verify", "receipt.json"],
+        ["verify", "receipt.json", "--public-key", "a.pub", "--files", "a", "--storage", "b"],
+        ["doctor"],
+        ["doctor", "store", "--rounds", "none"],
         ["result", "run-1"],
         ["result", "run-1", "--storage", "store", "--wait", "long"],
     ],
@@ -321,7 +357,9 @@ def test_compare_sweep_delete_and_demo_get_what_they_were_told(
 ) -> None:
     calls: list[tuple[Any, ...]] = []
     sweep = SimpleNamespace(sweep=lambda job, *, best_job_path: calls.append((job.model, best_job_path)) or FIGURES)
-    deletions = SimpleNamespace(run_batch=lambda job, path: calls.append((job.model, path)) or FIGURES)
+    deletions = SimpleNamespace(
+        run_deletions=lambda job, path, *, is_asked, connect: calls.append((job.model, path, is_asked)) or FIGURES
+    )
     monkeypatch.setitem(sys.modules, "workflows.sweep", sweep)
     monkeypatch.setitem(sys.modules, "workflows.deletions", deletions)
     monkeypatch.setattr(compare, "compare", lambda job, *, outputs: calls.append((job.model, *outputs)) or FIGURES)
@@ -333,6 +371,7 @@ def test_compare_sweep_delete_and_demo_get_what_they_were_told(
         ["sweep", job],
         ["sweep", job, "--out", "b.yaml"],
         ["delete", "run", job, "--requests", "requests.csv"],
+        ["delete", "run", "--job", job, "--now"],
         ["demo"],
         ["demo", "--folder", str(tmp_path)],
     ):
@@ -343,7 +382,8 @@ def test_compare_sweep_delete_and_demo_get_what_they_were_told(
         ("tiny-mgcn", Path(tables[0]), Path(tables[1])),
         ("tiny-mgcn", Path("best-job.yaml")),
         ("tiny-mgcn", Path("b.yaml")),
-        ("tiny-mgcn", Path("requests.csv")),
+        ("tiny-mgcn", Path("requests.csv"), False),
+        ("tiny-mgcn", None, True),
         (Path("store/demo"),),
         (tmp_path,),
     ]
@@ -415,7 +455,8 @@ def test_an_option_beats_the_settings_file_and_the_figures_say_what_was_imported
 ) -> None:
     calls: list[Any] = []
 
-    def import_dataset(source: Any, store: LocalStore, name: str, settings: Any) -> Any:
+    def import_dataset(source: Any, store: LocalStore, name: str, settings: Any, *, keys: Any) -> Any:
+        assert keys.folder == "keys"
         calls.append((source.url, store.url, name, settings))
         return write_tiny_snapshot(store, dataset=name)
 

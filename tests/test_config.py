@@ -110,6 +110,10 @@ def test_a_number_written_as_text_is_that_number(setting: str, text: str, value:
         ("unlearn.gate_sign", "NO"),
         ("forget.share", "1.0"),
         ("delete.max_share", "nan"),
+        ("delete.grace_days", "8"),
+        ("delete.lease_seconds", "0"),
+        ("delete.min_requests", "0"),
+        ("delete.on_refused", "[again]"),
         ("scaling.num_workers", "0"),
         ("scaling.start_timeout_seconds", ".inf"),
         ("sweep.gate_weight", "[0.1, .nan]"),
@@ -215,7 +219,8 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 
 def test_every_settings_model_refuses_unknown_names_and_stays_as_it_is(tmp_path: Path) -> None:
     job = load_job(job_file(tmp_path, SMALLEST))
-    models = [job, IngestConfig(), *(value for value in dict(job).values() if hasattr(value, "model_config"))]
+    parts = [getattr(job, name) for name in type(job).model_fields]
+    models = [job, IngestConfig(), *(part for part in parts if hasattr(part, "model_config"))]
     assert len(models) > 8
     for model in models:
         assert model.model_config.get("extra") == "forbid", type(model)

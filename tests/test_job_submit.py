@@ -22,8 +22,11 @@ import yaml
 from tests.conftest import free_ports
 from tests.tiny_model import make_job, publish_original
 from workflows.cli import main
+from workflows.keys import load_identity_key, make_keys
+from workflows.ledger import open_ledger
 from workflows.outcomes import newest_outcome
 from workflows.publish import read_versions
+from workflows.requests import parse_requests
 from workflows.storage import ObjectStore
 
 ROOT = Path(__file__).parents[1]
@@ -168,3 +171,39 @@ def test_a_submitted_job_runs_the_submitted_code_and_its_true_exit_code_is_in_st
     assert main(["result", failed_id, "--storage", str(tmp_path / "store"), "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["exit_code"] == 2
     assert main(["result", run_id, "--storage", str(tmp_path / "store")]) == 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_timer_that_ticks_twice_submits_what_is_due_once(head: Head, tmp_path: Path) -> None:
+    job = make_job(tmp_path / "store", keys={"folder": str(tmp_path / "keys")}, delete={"min_requests": 1})
+    store = publish_original(job)
+    make_keys(tmp_path / "keys")
+    project = tmp_path / "project"
+    make_project(project, job.model_dump(mode="json"), tracks=tmp_path / "tracks")
+
+    def tick(**changes: str) -> subprocess.CompletedProcess[str]:
+        tru, ray = RAY.with_name("tru"), str(RAY)
+        environment = head.environment | {"RAY_ADDRESS": head.address, "TRU": str(tru), "RAY": ray} | changes
+        script = ROOT / "cluster" / "submit-deletions.sh"
+        return subprocess.run(
+            [script, project / "job.yaml"], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+
+    nothing = tick()
+    assert (nothing.returncode, nothing.stdout.strip()) == (0, "nothing is due")
+    requests = parse_requests(b"request_id,kind,user_id,item_id\nr1,user,nobody,\n", name="requests.csv")
+    open_ledger(store, job.model, load_identity_key(job.keys)).submit(requests, source="requests.csv")
+    first = tick()
+    assert first.returncode == 0, first.stderr
+    submission = first.stdout.split()[1].rstrip(";")
+    same = tmp_path / "tru"
+    same.write_text(f"#!/bin/sh\necho {submission}\n")
+    same.chmod(0o700)
+    second = tick(TRU=str(same))
+    assert (second.returncode, second.stdout.strip()) == (0, f"already submitted: {submission}")
+
+    outcome = newest_outcome(store, submission, wait_seconds=240)
+    assert (outcome["exit_code"], outcome["figures"]["num_requests"]) == (0, {"not_found": 1})
+    assert tick().stdout.strip() == "nothing is due"
+    assert len(store.list(f"runs/{submission}/attempts")) == 1

@@ -249,7 +249,7 @@ def test_an_endpoint_that_nobody_serves_is_given_up_in_time(s3_credentials: None
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         url = f"{scheme}://127.0.0.1:{unused.getsockname()[1]}"
-        store = S3Store(StorageConfig(url="s3://bucket/x", endpoint_url=url, timeout_seconds=1))
+        store = S3Store(StorageConfig(url="s3://bucket/x", endpoint_url=url, timeout_seconds=2.5))
         started = time.monotonic()
         error = error_of(store.put_if_absent, "a", b"1")
     assert type(error) is AccessError

@@ -6,7 +6,6 @@ and the header is read by our own parser first.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 
 import safetensors
@@ -14,8 +13,7 @@ import safetensors.torch
 from torch import Tensor
 
 from tru_core.errors import IntegrityError
-
-_MAX_HEADER_BYTES = 16 * 2**20
+from tru_core.tensor_header import read_header
 
 
 def sha256_hex(body: bytes) -> str:
@@ -37,26 +35,6 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save(plain)
 
 
-def _check_header(body: bytes, key: str) -> None:
-    length = int.from_bytes(body[:8], "little") if len(body) >= 8 else -1
-    if not 0 < length <= min(_MAX_HEADER_BYTES, len(body) - 8):
-        raise IntegrityError(
-            f"{key}: expected a safetensors header of at most {_MAX_HEADER_BYTES} bytes inside a file of "
-            f"{len(body)} bytes, found a length of {length}. The file was not opened; restore it or use an older one."
-        )
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) != len(names):
-            raise IntegrityError(f"{key}: the header names a tensor or a field twice. The file was not opened.")
-        return dict(pairs)
-
-    try:
-        json.loads(body[8 : 8 + length], object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{key}: the safetensors header is not JSON. The file was not opened.") from error
-
-
 def unpack_tensors(body: bytes, *, key: str) -> dict[str, Tensor]:
     """Read safetensors bytes whose digest the caller has checked.
 
@@ -67,7 +45,7 @@ def unpack_tensors(body: bytes, *, key: str) -> dict[str, Tensor]:
         IntegrityError: If the header is truncated, too long, not JSON or holds a name twice, or the
             data does not fill the file.
     """
-    _check_header(body, key)
+    read_header(body, key=key)
     try:
         return safetensors.torch.load(body)
     except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch has no name for

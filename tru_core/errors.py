@@ -63,6 +63,30 @@ class IntegrityError(TruError):
     exit_code = 8
 
 
+class EditedReceiptError(IntegrityError):
+    """A receipt is not what was signed: a byte or a field differs, or it was never one."""
+
+
+class UnknownKeyError(IntegrityError):
+    """A receipt is signed by a key that the verifier was not given."""
+
+
+class ExpiredKeyError(IntegrityError):
+    """A receipt says that it was signed after its key had expired."""
+
+
+class PredicateTypeError(IntegrityError):
+    """A well-signed statement is about something else than a deletion."""
+
+
+class ChainGapError(IntegrityError):
+    """A receipt between two others is missing, or the one before is not the one that is named."""
+
+
+class ChainOrderError(IntegrityError):
+    """Receipts are not in the order in which they were signed."""
+
+
 class PolicyError(TruError):
     """A rule forbids it: a deletion that is too large, a hold, an unverified requester."""
 

@@ -17,11 +17,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tru_core.errors import ConfigError, TruError
-from workflows import cli_audit
+from workflows import cli_audit, cli_deletions, cli_ledger, cli_receipts
 from workflows.tables import print_comparison, print_figures, print_sweep
 
 if TYPE_CHECKING:
     from workflows.config import JobConfig
+    from workflows.ledger_job import LedgerJob
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -50,6 +51,7 @@ def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
     from workflows.cluster import connected
     from workflows.config import ScalingConfig, load_settings, parse
     from workflows.ingest import IngestConfig, import_dataset
+    from workflows.keys import KeysConfig
     from workflows.storage import StorageConfig, open_store
 
     root, name = split_dataset_url(arguments.to)
@@ -63,7 +65,7 @@ def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
     storage = parse(StorageConfig, {"url": root, "endpoint_url": arguments.endpoint_url}, where="--to")
     source = parse(StorageConfig, {"url": arguments.source, "endpoint_url": arguments.endpoint_url}, where="source")
     with connected(ScalingConfig()):
-        manifest = import_dataset(source, open_store(storage), name, settings)
+        manifest = import_dataset(source, open_store(storage), name, settings, keys=KeysConfig(folder=arguments.keys))
     return {
         "dataset": name,
         "snapshot_id": manifest.snapshot_id,
@@ -84,17 +86,30 @@ def _load_job(path: str) -> "JobConfig":
         ConfigError: If the file is wrong, or ``storage`` is a relative folder inside a submitted job.
     """
     from workflows.config import load_job
-    from workflows.storage_config import folder_of_url, is_s3
 
     job = load_job(Path(path))
-    url = job.storage.url
+    _refuse_vanishing_storage(path, job.storage.url)
+    return job
+
+
+def _load_ledger_job(path: str) -> "LedgerJob":
+    """Read what the commands on requests need of a job file. Raises as :func:`_load_job`."""
+    from workflows.ledger_job import load_ledger_job
+
+    job = load_ledger_job(Path(path))
+    _refuse_vanishing_storage(path, job.storage.url)
+    return job
+
+
+def _refuse_vanishing_storage(path: str, url: str) -> None:
+    from workflows.storage_config import folder_of_url, is_s3
+
     is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if is_submitted and not is_s3(url) and not Path(folder_of_url(url)).is_absolute():
         raise ConfigError(
             f"{path}: storage {url!r} is a relative folder. A submitted job runs in a copy of the working folder that "
             "is deleted afterwards. Nothing was started. Name an absolute folder that every node sees, or s3://..."
         )
-    return job
 
 
 def _with_job(name: str) -> Command:
@@ -128,15 +143,6 @@ def _sweep(arguments: argparse.Namespace) -> dict[str, Any]:
     job = _load_job(arguments.job)
     with connected(job.scaling):
         return sweep(job, best_job_path=Path(arguments.out))
-
-
-def _delete_run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from workflows.cluster import connected
-    from workflows.deletions import run_batch
-
-    job = _load_job(arguments.job)
-    with connected(job.scaling):
-        return run_batch(job, Path(arguments.requests))
 
 
 def _result(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -183,6 +189,9 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("source", help="folder or s3:// prefix with interactions and features")
     importing.add_argument("--to", required=True, help="<storage>/datasets/<name>")
     importing.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
+    importing.add_argument(
+        "--keys", default="keys", help="folder of the identity key, where the storage has tombstones"
+    )
     importing.add_argument("--settings", help="YAML file with import settings (columns, policies, buckets)")
     importing.add_argument("--layout", choices=["auto", "tru", "mmrec", "recbole"])
     importing.add_argument("--split", choices=["auto", "given", "random", "time"])
@@ -210,14 +219,15 @@ def _parser() -> argparse.ArgumentParser:
     delete = commands.add_parser("delete", help="deletion requests").add_subparsers(
         dest="action", required=True, metavar="ACTION"
     )
-    running = add(delete, "run", "Forget one batch of requests and publish the new version.", _delete_run)
-    running.add_argument("job", help="job file (YAML)")
-    running.add_argument("--requests", required=True, help="CSV: request_id, kind, user_id, item_id")
+    cli_deletions.add_delete_commands(delete, add, _load_job)
+    cli_deletions.add_version_commands(commands, add, _load_job)
+    cli_ledger.add_commands(delete, add, _load_ledger_job)
     result = add(commands, "result", "Say how a run's newest attempt ended, with its exit code.", _result)
     result.add_argument("run_id")
     result.add_argument("--storage", required=True, help="folder or s3://bucket/prefix")
     result.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
     result.add_argument("--wait", type=_seconds, default=0.0, metavar="SECONDS", help="wait for a first outcome")
+    cli_receipts.add_commands(commands, add)
     demo = add(commands, "demo", "A small world goes the whole way, with a table at the end.", _demo)
     demo.add_argument("--folder", default="store/demo", help="where the demo keeps its world and its models")
     return parser
@@ -227,7 +237,7 @@ def _exit_code(arguments: argparse.Namespace, figures: dict[str, Any]) -> int:
     """The code of a command that has figures: of another run's outcome, or of what failed in a comparison."""
     if arguments.command == "audit":
         return cli_audit.exit_code(figures)
-    if arguments.command == "result":
+    if "exit_code" in figures:
         return int(figures["exit_code"])
     failed = figures.get("failed", [])
     return int(failed[0]["exit_code"]) if failed else 0
@@ -250,6 +260,8 @@ def _print_json(value: dict[str, Any]) -> None:
 def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
     if arguments.json:
         _print_json(figures)
+    elif hasattr(arguments, "show"):
+        arguments.show(figures)
     elif "rows" in figures:
         from workflows.compare import summary_rows
 
@@ -260,6 +272,12 @@ def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
         print_audits(figures)
     elif "trials" in figures:
         print_sweep(figures)
+    elif "submission_id" in figures:
+        print(figures["submission_id"])
+    elif "attested_only" in figures:
+        cli_receipts.print_verification(figures)
+    elif arguments.command == "doctor":
+        cli_receipts.print_findings(figures)
     else:
         print_figures(figures)
 

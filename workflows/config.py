@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -13,25 +12,18 @@ from pydantic import (
     model_validator,
 )
 
-from tru_core.errors import ConfigError
 from tru_core.fit import FitSettings
 from tru_core.settings import Settings
 from tru_core.unlearning.methods import METHODS
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.audit_config import AuditConfig
+from workflows.delete_config import DeleteConfig
 from workflows.grid_config import BackboneConfig, CompareConfig, ForgetConfig
+from workflows.keys import KeysConfig
+from workflows.ledger_config import LedgerConfig
+from workflows.names import Name
 from workflows.parsing import load_settings, parse
-from workflows.storage import StorageConfig, check_name
-
-
-def _name_of_something(name: str) -> str:
-    try:
-        return check_name(name)
-    except ConfigError as error:
-        raise ValueError(str(error)) from error  # so that pydantic says which setting it is
-
-
-Name = Annotated[str, AfterValidator(_name_of_something)]
+from workflows.storage import StorageConfig
 
 
 class ScalingConfig(Settings):
@@ -77,16 +69,6 @@ class SweepConfig(Settings):
     max_trials: PositiveInt = 64
 
 
-class DeleteConfig(Settings):
-    """Policy of deletion batches.
-
-    Attributes:
-        max_share: Refuse a batch that names more than this share of the training interactions: retrain instead.
-    """
-
-    max_share: float = Field(default=0.2, gt=0, le=1)
-
-
 class JobConfig(Settings):
     """One job file. Every workflow reads the same file and takes its own part.
 
@@ -111,6 +93,8 @@ class JobConfig(Settings):
     scaling: ScalingConfig = Field(default_factory=ScalingConfig)
     sweep: SweepConfig = Field(default_factory=SweepConfig)
     delete: DeleteConfig = Field(default_factory=DeleteConfig)
+    ledger: LedgerConfig = Field(default_factory=LedgerConfig)
+    keys: KeysConfig = Field(default_factory=KeysConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
     audit: AuditConfig = Field(default_factory=AuditConfig)
 
@@ -120,6 +104,7 @@ class JobConfig(Settings):
             backbone.fit_settings(self.fit)
         for method in self.compare.methods:
             method.parsed(self.unlearn)
+        self.delete.stronger_settings(self.unlearn)
         self.audit.shadow_settings(self.fit)
         for candidate in self.audit.candidates:
             if candidate.name in METHODS:

@@ -4,33 +4,26 @@ Nothing is written here. The planner counts the training pairs by itself, from t
 workers must find as many.
 """
 
-import logging
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 
 from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError, PolicyError
-from tru_core.interactions import IntArray
 from tru_core.settings import Settings
 from workflows.config import JobConfig
+from workflows.deletion_subjects import Counts, Subject, count_named, find_subjects, is_found, rows_of
 from workflows.publish import Version
 from workflows.requests import DeletionRequest, Kind
-from workflows.snapshot import TRAIN, SnapshotManifest, read_interactions, read_vocabulary
-from workflows.snapshot_deletion import buckets_named, is_named, pair_keys
+from workflows.snapshot import SnapshotManifest
 from workflows.storage import FileEntry, ObjectStore, canonical_json
 from workflows.tasks import RequestRows
 
 Outcome = Literal["published", "not_found"]
-
-log = logging.getLogger(__name__)
 
 
 class PlannedRequest(Settings):
@@ -38,17 +31,13 @@ class PlannedRequest(Settings):
 
     Attributes:
         outcome: What it is when the batch is done: ``not_found`` if the data set holds nothing of it.
-        body_digest: Tells whether another request under the same id asks for the same.
         num_interactions: Interactions that it names, of train, valid and test.
     """
 
     request_id: str
     kind: Kind
     outcome: Outcome
-    body_digest: str
     num_interactions: NonNegativeInt
-    received_time: str | None
-    regulation: str | None
 
 
 class BatchPlan(Settings):
@@ -63,6 +52,8 @@ class BatchPlan(Settings):
         rows: All requests together, by row.
         num_interactions: Interactions that leave the data set, each counted once.
         requests: Sorted by request id.
+        method: ``retrain`` for a batch that is too large to be unlearned.
+        minimum_waived: Why it has fewer requests than policy asks for; "" if it has as many.
     """
 
     batch_id: str
@@ -76,6 +67,13 @@ class BatchPlan(Settings):
     rows: RequestRows
     num_interactions: NonNegativeInt
     requests: list[PlannedRequest]
+    method: Literal["unlearn", "retrain"]
+    minimum_waived: str
+
+    @property
+    def request_ids(self) -> list[str]:
+        """The ids of its requests, sorted."""
+        return [request.request_id for request in self.requests]
 
     @property
     def changes_data(self) -> bool:
@@ -89,74 +87,69 @@ class BatchPlan(Settings):
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What a request names, by row: None where it names none, or the data set does not know the id."""
+class Planning:
+    """What became of the requests that were to make a batch.
 
-    kind: Kind
-    user_row: int | None
-    item_row: int | None
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the data set knows every id of the request."""
-        return (self.kind == "item" or self.user_row is not None) and (self.kind == "user" or self.item_row is not None)
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """Interactions that a batch names: by subject, where they overlap, and each once.
-
-    ``train_rows`` are training interactions as the files hold them, ``train_pairs`` distinct ones.
+    Attributes:
+        plan: The batch; None if policy allows none of them.
+        too_large: Requests that name more, each alone, than policy allows. They are not in the batch.
     """
 
-    by_subject: dict[_Subject, int]
-    rows: int
-    train_rows: int
-    train_pairs: int
+    plan: BatchPlan | None
+    too_large: list[str]
 
 
 def plan_batch(
     store: ObjectStore,
     job: JobConfig,
     requests: Sequence[DeletionRequest],
-    digests: Sequence[str],
     *,
     start: Version,
     snapshot: SnapshotManifest,
     entry: FileEntry,
-    source: str,
-) -> BatchPlan:
-    """Say what a batch of new requests is to do.
+    minimum_waived: str = "",
+) -> Planning:
+    """Say what a batch is to do.
 
     Args:
-        requests: Sorted by request id.
-        digests: Of the requests' bodies, in the same order.
+        requests: By outside ids.
         start: The version that serves.
         snapshot, entry: The current snapshot and its manifest's entry.
-        source: What to call the request file in warnings.
+        minimum_waived: Why there may be fewer than policy asks for.
 
     Raises:
         PolicyError: If the batch names too much of the training data.
         ConfigError: If the job would leave deleted users' rows in the model.
     """
-    subjects = _resolve(store, snapshot, requests, source)
-    counts = _count(store, snapshot, _rows_of(subjects))
-    _check_policy(job, snapshot, counts)
+    requests = sorted(requests, key=lambda request: request.request_id)
+    subjects = find_subjects(store, snapshot, requests)
+    counts = count_named(store, snapshot, rows_of(subjects))
+    method = _method(job, snapshot, counts)
+    if method is None:
+        limit = job.delete.max_share * snapshot.counts.train
+        large = [counts.train_by_subject.get(subject, 0) > limit for subject in subjects]
+        if not any(large):
+            raise PolicyError(_too_large(job, snapshot, counts.train_rows))
+        rest = [request for request, is_large in zip(requests, large, strict=True) if not is_large]
+        too_large = [request.request_id for request, is_large in zip(requests, large, strict=True) if is_large]
+        if not rest:
+            return Planning(None, too_large)
+        planning = plan_batch(
+            store, job, rest, start=start, snapshot=snapshot, entry=entry, minimum_waived=minimum_waived
+        )
+        return Planning(planning.plan, sorted(too_large + planning.too_large))
     planned = [
         PlannedRequest(
             request_id=request.request_id,
             kind=request.kind,
-            outcome="published" if _is_found(subject, counts) else "not_found",
-            body_digest=digest,
+            outcome="published" if is_found(subject, counts) else "not_found",
             num_interactions=counts.by_subject.get(subject, 0),
-            received_time=request.received_time,
-            regulation=request.regulation,
         )
-        for request, digest, subject in zip(requests, digests, subjects, strict=True)
+        for request, subject in zip(requests, subjects, strict=True)
     ]
-    rows = _rows_of([subject for subject in subjects if _is_found(subject, counts)])
-    return BatchPlan(
-        batch_id=_batch_id(job, planned, subjects, entry, start.manifest),
+    rows = rows_of([subject for subject in subjects if is_found(subject, counts)])
+    plan = BatchPlan(
+        batch_id=_batch_id(job, planned, subjects, entry, start),
         model=job.model,
         dataset=job.dataset,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -167,139 +160,65 @@ def plan_batch(
         rows=rows.model_copy(update={"num_train_pairs": counts.train_pairs}),
         num_interactions=counts.rows,
         requests=planned,
+        method=method,
+        minimum_waived=minimum_waived,
     )
-
-
-def _is_found(subject: _Subject, counts: _Counts) -> bool:
-    """A user or item is found if the data set knows it, a single interaction if it is there."""
-    return subject.is_known and (subject.kind != "interaction" or counts.by_subject.get(subject, 0) > 0)
-
-
-def _rows_of(subjects: Sequence[_Subject]) -> RequestRows:
-    """Known subjects together. Their training pairs are not counted yet."""
-    known = [subject for subject in subjects if subject.is_known]
-    pairs = {(s.user_row, s.item_row) for s in known if s.user_row is not None and s.item_row is not None}
-    return RequestRows(
-        users=sorted({s.user_row for s in known if s.kind == "user" and s.user_row is not None}),
-        items=sorted({s.item_row for s in known if s.kind == "item" and s.item_row is not None}),
-        pairs=sorted(pairs),
-        num_train_pairs=0,
-    )
+    return Planning(plan, [])
 
 
 def _batch_id(
     job: JobConfig,
     planned: Sequence[PlannedRequest],
-    subjects: Sequence[_Subject],
+    subjects: Sequence[Subject],
     snapshot: FileEntry,
-    original: FileEntry,
+    start: Version,
 ) -> str:
     """Name a batch by what decides it. Rows stand for the ids, from which a digest could be guessed back."""
-    settings = {"dataset", "model", "precision", "feature_scaling", "backbone", "fit", "unlearn"}
+    names = {"dataset", "model", "precision", "feature_scaling", "backbone", "fit", "unlearn"}
+    settings: dict[str, Any] = job.model_dump(mode="json", include=names)
+    settings["delete"] = job.delete.model_dump(mode="json", include={"audit", "on_refused", "on_large", "stronger"})
+    if job.delete.audit != "off":
+        settings["audit"] = job.audit.model_dump(mode="json")
     asked = [
-        [request.request_id, request.kind, where.user_row, where.item_row, request.received_time, request.regulation]
+        [request.request_id, request.kind, where.user_row, where.item_row]
         for request, where in zip(planned, subjects, strict=True)
     ]
-    parts: list[Any] = [asked, snapshot.sha256, original.sha256, job.model_dump(mode="json", include=settings)]
+    parts: list[Any] = [asked, snapshot.sha256, start.manifest.sha256, start.version, settings]
     parts.append(pa.__version__)  # another version may write other bytes under the batch's keys
     return sha256_hex(canonical_json(parts, where="batch id"))[:32]
 
 
-# --- ids to rows --------------------------------------------------------------------------------
+# --- policy -----------------------------------------------------------------------------------------
 
 
-def _resolve(
-    store: ObjectStore, snapshot: SnapshotManifest, requests: Sequence[DeletionRequest], source: str
-) -> list[_Subject]:
-    user_ids = {request.user_id for request in requests if request.kind != "item"}
-    item_ids = {request.item_id for request in requests if request.kind != "user"}
-    users, similar_users = _find_rows(store, snapshot.user_vocabulary, user_ids)
-    items, similar_items = _find_rows(store, snapshot.item_vocabulary, item_ids)
-    for request in requests:
-        for column, value, similar in (
-            ("user_id", request.user_id, similar_users),
-            ("item_id", request.item_id, similar_items),
-        ):
-            if value in similar:
-                log.warning(
-                    "%s line %d, column %s: the data set has another id that looks the same (equal after Unicode NFC, "
-                    "different bytes). Ids are compared byte for byte; that other one was not taken.",
-                    source,
-                    request.line,
-                    column,
-                )
-    return [_Subject(r.kind, users.get(r.user_id), items.get(r.item_id)) for r in requests]
+def _method(job: JobConfig, snapshot: SnapshotManifest, counts: Counts) -> Literal["unlearn", "retrain"] | None:
+    """How policy wants a batch to be forgotten; None if it is too large to be taken.
 
-
-def _find_rows(store: ObjectStore, entry: FileEntry, wanted: set[str]) -> tuple[dict[str, int], set[str]]:
-    """The rows of the wanted ids that are there, and those ids of which a look-alike is there."""
-    if not wanted:
-        return {}, set()
-    ids, rows = read_vocabulary(store, entry)
-    found = {text: int(row) for text, row in zip(ids, rows, strict=True) if text in wanted}
-    spellings: dict[str, list[str]] = {}
-    for text in wanted:
-        spellings.setdefault(_normal(text), []).append(text)
-    similar: set[str] = set()
-    for text in ids:
-        similar |= {other for other in spellings.get(_normal(text), ()) if other != text}
-    return found, similar
-
-
-def _normal(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-# --- counting and policy ------------------------------------------------------------------------
-
-
-def _count(store: ObjectStore, snapshot: SnapshotManifest, asked: RequestRows) -> _Counts:
-    """Count what a request names, bucket by bucket; buckets that can hold nothing of it are not read."""
-    users, items = np.asarray(asked.users, dtype=np.int64), np.asarray(asked.items, dtype=np.int64)
-    pairs = pair_keys(asked, snapshot.num_items)
-    by_user, by_item, by_pair = (np.zeros(len(wanted), dtype=np.int64) for wanted in (users, items, pairs))
-    num_rows, num_train_rows, num_train_pairs = 0, 0, 0
-    for bucket in buckets_named(asked, snapshot.num_user_buckets):
-        table = read_interactions(store, snapshot, [bucket])
-        keys = table.user_rows * snapshot.num_items + table.item_rows
-        by_user += _occurrences(users, table.user_rows)
-        by_item += _occurrences(items, table.item_rows)
-        by_pair += _occurrences(pairs, keys)
-        named = is_named(table, asked, snapshot.num_items)
-        is_train = named & (table.split == TRAIN)
-        num_rows += int(named.sum())
-        num_train_rows += int(is_train.sum())
-        num_train_pairs += len(np.unique(keys[is_train]))
-    by_subject = {_Subject("user", row, None): int(n) for row, n in zip(asked.users, by_user, strict=True)}
-    by_subject |= {_Subject("item", None, row): int(n) for row, n in zip(asked.items, by_item, strict=True)}
-    for key, number in zip(pairs.tolist(), by_pair.tolist(), strict=True):
-        by_subject[_Subject("interaction", key // snapshot.num_items, key % snapshot.num_items)] = number
-    return _Counts(by_subject, rows=num_rows, train_rows=num_train_rows, train_pairs=num_train_pairs)
-
-
-def _occurrences(wanted: IntArray, values: IntArray) -> NDArray[np.int64]:
-    """How often each of the sorted ``wanted`` numbers stands among the values."""
-    hits = values[np.isin(values, wanted)]
-    return np.bincount(np.searchsorted(wanted, hits), minlength=len(wanted))
-
-
-def _check_policy(job: JobConfig, snapshot: SnapshotManifest, counts: _Counts) -> None:
+    Raises:
+        ConfigError: If the job would leave deleted users' rows in the model.
+        PolicyError: If nothing would be left to retain.
+    """
     if not counts.train_pairs:
-        return
+        return "unlearn"
     if not job.unlearn.reset_subjects:
         raise ConfigError(
             "unlearn.reset_subjects: false leaves the rows of deleted users and items in the model; expected true for "
             "a deletion. Nothing was changed. Remove the setting from the job file."
         )
-    total, share = snapshot.counts.train, counts.train_rows / snapshot.counts.train
-    if counts.train_rows >= total:
+    if counts.train_rows >= snapshot.counts.train:
         raise PolicyError(
-            f"the batch names all {total} training interactions of data set {job.dataset}: nothing would be left to "
-            f"retain. Nothing was changed. Withdraw model {job.model} instead."
+            f"the batch names all {snapshot.counts.train} training interactions of data set {job.dataset}: nothing "
+            f"would be left to retain. Nothing was changed. Withdraw model {job.model} instead."
         )
-    if share > job.delete.max_share:
-        raise PolicyError(
-            f"the batch names {counts.train_rows} of {total} training interactions ({share:.1%}); delete.max_share "
-            f"allows {job.delete.max_share:.1%}. Nothing was changed. So much is better forgotten by training anew; "
-            f"to unlearn it all the same, raise delete.max_share in the job file."
-        )
+    if counts.train_rows <= job.delete.max_share * snapshot.counts.train:
+        return "unlearn"
+    return "retrain" if job.delete.on_large == "retrain" else None
+
+
+def _too_large(job: JobConfig, snapshot: SnapshotManifest, num_rows: int) -> str:
+    total = snapshot.counts.train
+    return (
+        f"the batch names {num_rows} of {total} training interactions ({num_rows / total:.1%}); delete.max_share "
+        f"allows {job.delete.max_share:.1%}. Nothing was changed. So much is better forgotten by training anew: set "
+        f"delete.on_large: retrain in the job file; to unlearn it all the same, raise delete.max_share."
+    )

@@ -1,315 +1,267 @@
-"""One batch of deletions: a request file in; a new model version, a new snapshot and a record of each request out.
+"""`tru delete run`: everything that is due becomes batches; each a new model version, a new snapshot and receipts.
 
-The order of what is written, and why:
-
-1. The plan, the request by rows and the new snapshot's files, under keys that carry the batch's id. None of it is
-   in effect: a failure up to and in the training leaves the old version serving on the old snapshot.
-2. The model version. This is the moment at which the batch takes effect. It comes before the snapshot because it
-   alone can be refused for good: another version may have been published during the training, and a model cannot be
-   carried over to another parent without training again. Taking rows away from a snapshot can always be done again,
-   to whichever snapshot is current. A batch that names nothing the model was trained on (held-out interactions only)
-   needs no new version: it takes effect with its snapshot.
-3. The data set's snapshot. A crash before it leaves a model that has forgotten and a data set that has not.
-4. A record of each request, then the mark that the batch is done.
-
-Every run first looks whether the newest version or the current snapshot was made by a batch that has no such mark,
-and finishes that batch from its plan. So the same command again, or any other batch, completes 3 and 4, and the same
-command then finds its requests recorded. A run that failed before step 2 is repeated by the same command under the
-same batch id and finds the plan, the files, the checkpoints and the results that are there.
-
-A ledger with states, holds, tombstones and receipts has its place around :func:`run_batch`; it is not here yet.
+One run at a time works on a data set (:mod:`workflows.run_lock`). It first finishes what an interrupted run began:
+a batch that took effect is completed from its plan, one that did not is planned again from the same requests, which
+gives the same batch with the same files, checkpoints and results. Then it makes batches of what is due, and at last
+purges what earlier runs had to defer. The steps of one batch and their order: :mod:`workflows.deletion_steps`.
 """
 
-import os
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import ValidationError
-
-from tru_core.errors import ConflictError, IntegrityError
+from tru_core.errors import PolicyError, TruError
 from workflows import runs
+from workflows.audit_gate import audit_batch
 from workflows.config import JobConfig
-from workflows.deletion_plan import BatchPlan, PlannedRequest, plan_batch
-from workflows.deletion_records import DeletionRecord, check_bodies, read_record, write_record
-from workflows.outcomes import recorded
-from workflows.publish import Version, current_version, publish_version, read_versions
-from workflows.requests import DeletionRequest, body_digest, parse_requests, read_request_file, slow_digest
-from workflows.snapshot import SnapshotManifest, current_snapshot_entry, publish_snapshot
-from workflows.snapshot_deletion import write_snapshot_without
-from workflows.storage import (
-    FileEntry,
-    ObjectStore,
-    canonical_json,
-    dataset_log,
-    deletion_prefix,
-    open_store,
-    read_json,
-    read_log,
-    stage_result_key,
-    write_json,
+from workflows.deletion_attempts import AuditFunction
+from workflows.deletion_choice import choose, submission_id
+from workflows.deletion_finish import DoneBatch, finish
+from workflows.deletion_receipts import keep_states
+from workflows.deletion_steps import (
+    find_plan,
+    is_in_effect,
+    plan_requests,
+    prepare,
+    publish_model,
 )
-from workflows.tasks import Stage, WorkerTask
+from workflows.deletion_work import Work, utc_now
+from workflows.keys import load_identity_key, load_signing_key
+from workflows.ledger import Ledger, SubmitReport, open_ledger
+from workflows.outcomes import recorded
+from workflows.purge import UNFINISHED_STATES, purge
+from workflows.request_files import open_request_file
+from workflows.requests import slow_digest
+from workflows.run_lock import hold_lease
+from workflows.storage import open_store
 
 Figures = dict[str, Any]
-Value = TypeVar("Value")
-Result = TypeVar("Result")
-
-_BATCH_SNAPSHOT = re.compile(r"delete-([0-9a-f]{32})(?:-[0-9a-f]{16})?")
-_STAGE = "tru"
+Connect = Callable[[], AbstractContextManager[Any]]
 
 
-@dataclass(frozen=True)
-class DoneBatch:
-    """A batch that is carried out: the version and the snapshot that hold its result."""
+@dataclass
+class _Progress:
+    """What a run has done so far.
 
-    plan: BatchPlan
-    version: Version
-    snapshot_id: str
+    Attributes:
+        set_aside: Requests that are left for another run, by id, with the error that says why.
+    """
+
+    done: list[DoneBatch] = field(default_factory=list)
+    set_aside: dict[str, TruError] = field(default_factory=dict)
+    num_waiting: int = 0
 
 
-def run_batch(job: JobConfig, requests: Path, *, show_progress: bool = True) -> Figures:
-    """Forget what a request file asks for and publish the result. Needs a connection to Ray where there is training.
+def run_deletions(
+    job: JobConfig,
+    requests: Path | None = None,
+    *,
+    is_asked: bool = False,
+    show_progress: bool = True,
+    connect: Connect = nullcontext,
+    audit: AuditFunction = audit_batch,
+) -> Figures:
+    """Carry out every deletion that is due. With nothing to do, nothing changes.
 
-    The same file again changes nothing. How the run ended is kept under ``runs/<run_id>``, whichever way it ended.
+    Killed at any moment and started again, it ends in the state of a run that nothing interrupted. How it ended is kept
+    under ``runs/<run_id>``, whichever way it ended.
+
+    Args:
+        requests: A file of requests to submit first; its batch is not kept waiting for more requests.
+        is_asked: The operator wants a batch now, however few requests are due.
+        connect: Makes a connection to Ray, when something is to be trained.
 
     Returns:
-        ``num_requests`` by outcome (``already_done`` were recorded by an earlier run) and, where a batch was made or
-        finished, its version, snapshot, interactions forgotten, recalls and seconds.
+        ``num_requests`` of this run by outcome, ``batches`` with the figures of each and, of the last one, the same
+        figures beside it; ``num_waiting`` requests that wait until there are enough; ``states`` of the whole ledger;
+        ``failed`` where some requests were left and others were done.
 
     Raises:
-        ConfigError: The file cannot be read or a field is malformed.
+        ConfigError: A key or the request file cannot be read, or a field is malformed.
         DataError: A column is missing or unknown.
-        ConflictError: A request id stands for different things, or somebody else published meanwhile.
-        PolicyError: The batch names too much of the training data.
-        AuditError: The workers found another number of interactions than the planner.
+        ConflictError: Another run is at work, a request id stands for something else, or another version was published.
+        PolicyError: Nothing could be done because of holds, verification or the share that policy allows.
+        AuditError: No model passed its audit, or the workers found another number of interactions than the planner.
     """
-    store, body = open_store(job.storage), read_request_file(requests)
-    settings = job.model_dump(mode="json", exclude={"storage", "scaling", "sweep", "forget"})
-    run_id = runs.run_name("delete", settings, slow_digest(body, salt=job.model.encode()))
-    return recorded(store, run_id, "delete run", lambda: _run(store, job, requests.name, body, show_progress))
+    identity, signing = load_identity_key(job.keys), load_signing_key(job.keys)
+    store = open_store(job.storage)
+
+    def body() -> Figures:
+        ledger = open_ledger(store, job.model, identity, config=job.ledger)
+        submitted = None
+        if file is not None:
+            parsed = file.parse()
+            if not parsed:
+                return {"num_requests": {}, "batches": [], "num_interactions": 0}
+            submitted = ledger.submit(parsed, source=file.name)
+            _check_processable(ledger, [request.request_id for request in parsed], file.name)
+        progress = _Progress()
+        with hold_lease(store, job.dataset, lease_seconds=job.delete.lease_seconds) as lease:
+            ledger.refresh()
+            work = Work(store, job, ledger, lease, identity, signing, audit, connect, show_progress)
+            _finish_interrupted(work, progress)
+            _take_due(work, progress, is_asked=is_asked or file is not None)
+            purge(store, job, ledger, lease, now=utc_now())
+        return _figures(ledger, progress, submitted)
+
+    file = open_request_file(requests) if requests is not None else None
+    if file is not None:
+        settings = job.model_dump(mode="json", exclude={"storage", "scaling", "sweep", "forget", "keys"})
+        run_id = runs.run_name("delete", settings, slow_digest(file.body, salt=job.model.encode()))
+    else:
+        ledger = open_ledger(store, job.model, identity, config=job.ledger)
+        run_id = submission_id(store, job, ledger, now=utc_now()) or f"delete-{job.model}-nothing-due"
+    return recorded(store, run_id, "delete run", body, error_of=first_error)
 
 
-def _run(store: ObjectStore, job: JobConfig, source: str, body: bytes, show_progress: bool) -> Figures:
-    requests = parse_requests(body, name=source)
-    if not requests:
-        return {"num_requests": {}, "num_interactions": 0}
-    done = finish_interrupted(store, job.model, job.dataset)
-    digests = _in_threads(body_digest, requests)
-    records = _in_threads(lambda request: read_record(store, job.model, request.request_id), requests)
-    check_bodies(requests, digests, records, source)
-    fresh = [place for place, record in enumerate(records) if record is None]
-    if fresh:
-        plan = _plan(store, job, [requests[p] for p in fresh], [digests[p] for p in fresh], source)
-        done = _carry_out(store, job, plan, show_progress)
-    outcomes = {request.request_id: request.outcome for request in done.plan.requests} if done else {}
-    counts = Counter(outcomes.get(request.request_id, "already_done") for request in requests)
-    figures: Figures = {"num_requests": dict(sorted(counts.items())), "num_interactions": 0}
-    return figures | (_batch_figures(store, done) if done else {})
-
-
-def _in_threads(function: Callable[[Value], Result], values: Sequence[Value]) -> list[Result]:
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(function, values))
-
-
-# --- one batch ----------------------------------------------------------------------------------
-
-
-def _key(model: str, batch_id: str, name: str) -> str:
-    return f"{deletion_prefix(model, batch_id)}/{name}.json"
-
-
-def _plan(
-    store: ObjectStore, job: JobConfig, requests: list[DeletionRequest], digests: list[str], source: str
-) -> BatchPlan:
-    """Plan a batch of new requests and keep the plan, or take the equal one that an interrupted run kept."""
-    start = current_version(store, job.model)
-    snapshot, entry = current_snapshot_entry(store, job.dataset)
-    _check_model_knows(store, job, start, snapshot)
-    plan = plan_batch(store, job, requests, digests, start=start, snapshot=snapshot, entry=entry, source=source)
-    key = _key(job.model, plan.batch_id, "plan")
-    store.put_if_absent(key, canonical_json(plan.model_dump(mode="json"), where=key))
-    kept = read_plan(store, job.model, plan.batch_id)
-    if kept.model_copy(update={"created_at": plan.created_at}) != plan:
-        raise ConflictError(
-            f"{key}: an interrupted run planned other requests under the same ids. Nothing was changed. Give the "
-            f"requests new ids."
-        )
-    return kept
-
-
-def read_plan(store: ObjectStore, model: str, batch_id: str) -> BatchPlan:
-    """Read the plan of a batch.
+def run_purge(job: JobConfig) -> Figures:
+    """Delete what still holds deleted rows and may go now, such as models whose days of grace are over.
 
     Raises:
-        IntegrityError: If it is damaged.
+        ConflictError: Another run is at work.
     """
-    key = _key(model, batch_id, "plan")
-    try:
-        return BatchPlan.model_validate(read_json(store, key))
-    except ValidationError as error:
-        raise IntegrityError(f"{key} is no plan of a deletion batch. Restore it from a backup.") from error
+    identity = load_identity_key(job.keys)
+    store = open_store(job.storage)
+
+    def body() -> Figures:
+        with hold_lease(store, job.dataset, lease_seconds=job.delete.lease_seconds) as lease:
+            ledger = open_ledger(store, job.model, identity, config=job.ledger)
+            items = purge(store, job, ledger, lease, now=utc_now())
+        counts = Counter(item.outcome for item in items)
+        return {"purge": dict(sorted(counts.items())), "items": [asdict(item) for item in items]}
+
+    return recorded(store, f"delete-purge-{job.model}", "delete purge", body)
 
 
-def _check_model_knows(store: ObjectStore, job: JobConfig, start: Version, snapshot: SnapshotManifest) -> None:
-    """Refuse where somebody else changed the data since the model: who is gone there may still be in the model.
-
-    A request that the data set does not know would then be answered "not found", and that would be wrong.
-    """
-    ids = _snapshot_ids(store, job.dataset)
-    is_same = start.dataset == job.dataset and start.snapshot_id in ids
-    later = ids[ids.index(start.snapshot_id) + 1 :] if is_same else [snapshot.snapshot_id]
-    if not all(_is_own(store, job.model, snapshot_id) for snapshot_id in later):
-        raise ConflictError(
-            f"model {job.model} version {start.version} stands for snapshot {start.snapshot_id} of data set "
-            f"{start.dataset}, the current one of {job.dataset} is {snapshot.snapshot_id}, which another model's "
-            f"deletions made: the model may know what the data set no longer holds. Nothing was changed. Train it on "
-            f"the current snapshot with `tru train`, then run the same command again."
-        )
+def name_submission(job: JobConfig) -> Figures:
+    """Name what is due, for a scheduler that submits it once; "" if nothing is due."""
+    store = open_store(job.storage)
+    ledger = open_ledger(store, job.model, load_identity_key(job.keys), config=job.ledger)
+    return {"submission_id": submission_id(store, job, ledger, now=utc_now())}
 
 
-def _snapshot_ids(store: ObjectStore, dataset: str) -> list[str]:
-    return [str(line.entry.get("snapshot_id")) for line in read_log(store, dataset_log(dataset))]
+def first_error(figures: Figures) -> TruError | None:
+    """The error of a run that did some requests and left others."""
+    failed = figures.get("failed", [])
+    return PolicyError(failed[0]["message"]) if failed else None
 
 
-def _batch_of(snapshot_id: str) -> str | None:
-    match = _BATCH_SNAPSHOT.fullmatch(snapshot_id)
-    return match[1] if match else None
-
-
-def _is_own(store: ObjectStore, model: str, snapshot_id: str) -> bool:
-    batch_id = _batch_of(snapshot_id)
-    return batch_id is not None and store.exists(_key(model, batch_id, "plan"))
-
-
-def _carry_out(store: ObjectStore, job: JobConfig, plan: BatchPlan, show_progress: bool) -> DoneBatch:
-    if plan.changes_model:
-        snapshot, _ = _write_snapshot(store, plan)
-        _publish_model(store, job, plan, snapshot.snapshot_id, show_progress)
-    return _finish(store, plan)
-
-
-def _write_snapshot(store: ObjectStore, plan: BatchPlan) -> tuple[SnapshotManifest, FileEntry]:
-    """Write the current snapshot without the batch's rows. It is not current yet."""
-    parent, entry = current_snapshot_entry(store, plan.dataset)
-    snapshot_id = f"delete-{plan.batch_id}"
-    if entry != plan.snapshot:  # another model's batch was published since this one was planned
-        snapshot_id += f"-{entry.sha256[:16]}"
-    return write_snapshot_without(store, parent, plan.rows, snapshot_id=snapshot_id, created_at=plan.created_at)
-
-
-def _publish_model(
-    store: ObjectStore, job: JobConfig, plan: BatchPlan, snapshot_id: str, show_progress: bool
-) -> Version:
-    """Unlearn on the snapshot that still holds the deleted edges, and make the result the version that serves."""
-    request = write_json(store, _key(plan.model, plan.batch_id, "request"), plan.rows.model_dump(mode="json"))
-    task = WorkerTask(
-        job=job,
-        run_id=f"deletion-{plan.batch_id}",
-        snapshot=plan.snapshot,
-        stages=[Stage(name=_STAGE, kind="unlearn")],
-        request=request,
-        original=plan.original,
-    )
-    results = runs.results_of(store, task, show_progress=show_progress)
-    return publish_version(
-        store,
-        plan.model,
-        manifest=FileEntry.model_validate(results[_STAGE]["model"]),
-        parent_version=plan.version,
-        method="tru",
-        dataset=plan.dataset,
-        snapshot_id=snapshot_id,
-        run_id=task.run_id,
-        job_digest=plan.batch_id,
-    )
-
-
-# --- after a batch took effect ------------------------------------------------------------------
-
-
-def finish_interrupted(store: ObjectStore, model: str, dataset: str) -> DoneBatch | None:
-    """Finish the batch that took effect and was interrupted before its end, if there is one."""
-    versions, snapshots = read_versions(store, model), _snapshot_ids(store, dataset)
-    newest = [f"delete-{versions[-1].job_digest}"] if versions else []
-    for batch_id in map(_batch_of, newest + snapshots[-1:]):
-        if batch_id is None or not store.exists(_key(model, batch_id, "plan")):
-            continue  # made by training, by import, or by another model's batch
-        if not store.exists(_key(model, batch_id, "done")):
-            return _finish(store, read_plan(store, model, batch_id))
-    return None
-
-
-def _finish(store: ObjectStore, plan: BatchPlan) -> DoneBatch:
-    """Do what is left when a batch has taken effect: its snapshot, its records, the mark that it is done.
+def _check_processable(ledger: Ledger, request_ids: list[str], source: str) -> None:
+    """Refuse where not one request of a file may be carried out now.
 
     Raises:
-        ConflictError: If a request id was recorded for something else meanwhile. Everything is done all the same.
+        PolicyError: If all are held, or come from requesters who were not verified.
     """
-    snapshot_id = _publish_snapshot(store, plan) if plan.changes_data else plan.snapshot_id
-    versions = read_versions(store, plan.model)
-    version = next((v for v in versions if v.job_digest == plan.batch_id), versions[plan.version - 1])
-    done = DoneBatch(plan, version, snapshot_id)
-    written = _in_threads(lambda request: write_record(store, _record_of(request, done)), plan.requests)
-    mark = {"version": version.version, "snapshot_id": snapshot_id, "num_requests": len(plan.requests)}
-    write_json(store, _key(plan.model, plan.batch_id, "done"), mark)
-    if not all(written):
-        raise ConflictError(
-            f"batch {plan.batch_id}: {written.count(False)} of its request ids were recorded for something else while "
-            f"it ran. Those records were left as they are; what the batch asked for was done all the same. Give these "
-            f"requests ids of their own."
+    states = Counter(request.state for request in ledger.find_many(request_ids).values())
+    if set(states) <= {"held", "received"}:
+        found = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+        raise PolicyError(
+            f"{source}: no request may be carried out now ({found}). They are kept, and nothing was deleted. "
+            f"Release the holds with `tru delete release`, or verify the requesters with `tru delete verify-request`."
         )
-    return done
 
 
-def _publish_snapshot(store: ObjectStore, plan: BatchPlan) -> str:
-    """Make a snapshot without the batch's rows the current one, unless that is done. Returns its id."""
-    for snapshot_id in _snapshot_ids(store, plan.dataset):
-        if _batch_of(snapshot_id) == plan.batch_id:
-            return snapshot_id
-    manifest, entry = _write_snapshot(store, plan)
-    publish_snapshot(store, manifest, entry)
-    return manifest.snapshot_id
+# --- batches ------------------------------------------------------------------------------------
 
 
-def _record_of(request: PlannedRequest, done: DoneBatch) -> DeletionRecord:
-    plan, version = done.plan, done.version
-    return DeletionRecord(
-        request_id=request.request_id,
-        kind=request.kind,
-        outcome=request.outcome,
-        body_digest=request.body_digest,
-        batch_id=plan.batch_id,
-        model=plan.model,
-        dataset=plan.dataset,
-        version_before=plan.version,
-        version_after=version.version,
-        snapshot_before=plan.snapshot_id,
-        snapshot_after=done.snapshot_id,
-        num_interactions=request.num_interactions,
-        received_time=request.received_time,
-        regulation=request.regulation,
-        planned_at=plan.created_at,
-        published_at=version.created_at if version.version != plan.version else None,
-        recorded_at=datetime.now(UTC).isoformat(timespec="seconds"),
+def _finish_interrupted(work: Work, progress: _Progress) -> None:
+    """Complete the batches that a run left: from their plans where they took effect, else from their requests."""
+    members: dict[str, list[Any]] = {}
+    for request in work.ledger.requests(UNFINISHED_STATES):
+        members.setdefault(request.batch_id, []).append(request)
+    for batch_id, requests in sorted(members.items()):
+        plan = find_plan(work.store, work.job.model, batch_id)
+        if plan is not None and is_in_effect(work, plan, {request.state for request in requests}):
+            progress.done.append(finish(work, plan))
+            continue
+        request_ids = [request.request_id for request in requests]
+        work.advance(request_ids, "queued", reason="its run was interrupted before anything was published")
+        waived = plan.minimum_waived if plan is not None else "interrupted"
+        _carry_out(work, progress, request_ids, waived)
+
+
+def _take_due(work: Work, progress: _Progress, *, is_asked: bool) -> None:
+    while True:
+        now = utc_now()
+        due = [request for request in work.ledger.due(now) if request.request_id not in progress.set_aside]
+        choice = choose(due, work.job.delete, now=now, is_asked=is_asked)
+        progress.num_waiting = choice.num_waiting
+        if not choice.request_ids:
+            return
+        _carry_out(work, progress, choice.request_ids, choice.minimum_waived)
+
+
+def _carry_out(work: Work, progress: _Progress, request_ids: list[str], waived: str) -> None:
+    """Make one batch of requests and finish it. Where a hold is placed meanwhile, it goes on without the held ones."""
+    while request_ids:
+        held = work.ledger.held(request_ids)
+        if held:
+            request_ids, waived = _hold_back(work, progress, request_ids, held), waived or "hold"
+            continue
+        planning = plan_requests(work, request_ids, minimum_waived=waived)
+        for request_id in planning.too_large:
+            progress.set_aside[request_id] = _too_large(work, planning.too_large)
+        plan = planning.plan
+        if plan is None:
+            return
+        request_ids = plan.request_ids
+        work.advance(request_ids, "processing", batch_id=plan.batch_id)
+        try:
+            keep_states(work.store, plan)
+            attempt = prepare(work, plan)
+            held = work.ledger.held(request_ids)
+            if not held and attempt is not None:
+                publish_model(work, plan, attempt)
+        except TruError as error:
+            work.lease.check()  # without the lease the requests are another run's business
+            work.ledger.advance(request_ids, "failed_retryable", batch_id=plan.batch_id, reason=type(error).__name__)
+            raise
+        if not held:
+            progress.done.append(finish(work, plan))
+            return
+        request_ids, waived = _hold_back(work, progress, request_ids, held), waived or "hold"
+
+
+def _hold_back(work: Work, progress: _Progress, request_ids: list[str], held: set[str]) -> list[str]:
+    """Give the held requests back, and queue the others again. Returns these."""
+    work.advance(sorted(held), "held", reason="a hold was placed while its batch was made")
+    rest = [request_id for request_id in request_ids if request_id not in held]
+    states = work.ledger.find_many(rest)
+    work.advance(
+        [r for r in rest if states[r].state == "processing"], "queued", reason="its batch goes on without others"
+    )
+    error = PolicyError(f"{len(held)} requests were held while their batch was made. They are kept for later.")
+    progress.set_aside |= dict.fromkeys(held, error)
+    return rest
+
+
+def _too_large(work: Work, request_ids: list[str]) -> PolicyError:
+    return PolicyError(
+        f"{len(request_ids)} requests ({', '.join(request_ids[:5])}) name, each alone, more than "
+        f"{work.job.delete.max_share:.1%} of the training interactions (delete.max_share). They stay queued; the "
+        f"others were carried out. Set delete.on_large: retrain in the job file, or raise delete.max_share."
     )
 
 
-def _batch_figures(store: ObjectStore, done: DoneBatch) -> Figures:
+def _figures(ledger: Ledger, progress: _Progress, submitted: SubmitReport | None) -> Figures:
+    outcomes = Counter(request.outcome for done in progress.done for request in done.plan.requests)
+    batches = [done.figures for done in progress.done]
     figures: Figures = {
-        "batch_id": done.plan.batch_id,
-        "version": done.version.version,
-        "parent_version": done.plan.version,
-        "snapshot_id": done.snapshot_id,
-        "num_interactions": done.plan.num_interactions,
+        "num_requests": dict(sorted(outcomes.items())),
+        "num_interactions": sum(done.plan.num_interactions for done in progress.done),
+        "num_waiting": progress.num_waiting,
+        "states": dict(sorted(ledger.counts().items())),
+        "batches": batches,
     }
-    if done.plan.changes_model:
-        key = stage_result_key(done.version.run_id, _STAGE)
-        figures |= runs.plain_figures(read_json(store, key))
-    return figures
+    if submitted is not None:
+        figures["submitted"] = {"new": dict(sorted(submitted.states.items())), "known": submitted.num_known}
+    if progress.set_aside:
+        errors = {str(error): error for error in progress.set_aside.values()}
+        figures["failed"] = [
+            {"error": type(error).__name__, "message": text, "exit_code": error.exit_code}
+            for text, error in errors.items()
+        ]
+    return figures | (batches[-1] if batches else {})

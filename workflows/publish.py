@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tru_core.errors import ConflictError, IntegrityError, MissingObjectError
 from tru_core.settings import Settings
 from workflows.storage import FileEntry, ObjectStore, append_log_entry, model_log, read_log
+from workflows.storage_check import require_create_only
 
 
 class Version(Settings):
@@ -25,6 +26,8 @@ class Version(Settings):
         run_id: The run that made it.
         job_digest: Digest of the parts of the job file that decide its content.
         created_at: UTC, ISO 8601.
+        rollback_of: The earlier version whose model serves again; None for a model of its own.
+        override: Why a model serves again that knows deleted subjects; None if none does.
     """
 
     version: int
@@ -36,6 +39,8 @@ class Version(Settings):
     run_id: str
     job_digest: str
     created_at: str
+    rollback_of: int | None = None
+    override: str | None = None
 
 
 def read_versions(store: ObjectStore, model: str) -> list[Version]:
@@ -56,8 +61,8 @@ def read_versions(store: ObjectStore, model: str) -> list[Version]:
     return versions
 
 
-def _find_version(versions: list[Version], manifest: FileEntry) -> Version | None:
-    return next((version for version in versions if version.manifest == manifest), None)
+def _find_version(versions: list[Version], manifest: FileEntry, run_id: str) -> Version | None:
+    return next((version for version in versions if version.manifest == manifest and version.run_id == run_id), None)
 
 
 def current_version(store: ObjectStore, model: str) -> Version:
@@ -86,6 +91,8 @@ def publish_version(
     snapshot_id: str,
     run_id: str,
     job_digest: str,
+    rollback_of: int | None = None,
+    override: str | None = None,
 ) -> Version:
     """Make a model the one that serves, as the next version.
 
@@ -94,9 +101,11 @@ def publish_version(
 
     Raises:
         ConflictError: If another version was published meanwhile.
+        IntegrityError: If the storage would let two publishers win.
     """
+    require_create_only(store)
     versions = read_versions(store, model)
-    known = _find_version(versions, manifest)
+    known = _find_version(versions, manifest, run_id)
     if known is not None:
         return known
     current = versions[-1].version if versions else None
@@ -115,10 +124,12 @@ def publish_version(
         run_id=run_id,
         job_digest=job_digest,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        rollback_of=rollback_of,
+        override=override,
     )
     entry = version.model_dump(mode="json")
     if not append_log_entry(store, model_log(model), number=version.version, entry=entry):
-        known = _find_version(read_versions(store, model), manifest)
+        known = _find_version(read_versions(store, model), manifest, run_id)
         if known is not None:
             return known
         raise ConflictError(

@@ -9,7 +9,7 @@ import hashlib
 import io
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from workflows.storage import canonical_json
 Kind = Literal["user", "item", "interaction"]
 
 REQUIRED_COLUMNS = ("request_id", "kind", "user_id", "item_id")
-OPTIONAL_COLUMNS = ("received_time", "regulation")
+OPTIONAL_COLUMNS = ("received_time", "regulation", "verified")
 MAX_FILE_BYTES = 64 * 2**20
 MAX_REQUEST_ID_LETTERS = 200
 _SHOWN_PROBLEMS = 5
@@ -32,7 +32,8 @@ _NEEDED: dict[Kind, tuple[str, ...]] = {
     "interaction": ("user_id", "item_id"),
 }
 _KINDS: dict[str, Kind] = {kind: kind for kind in _NEEDED}
-_UNCHANGED = "Nothing was started or changed."
+_TRUTH: dict[str, bool | None] = {"": None, "true": True, "false": False}
+UNCHANGED = "Nothing was started or changed."
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ class DeletionRequest:
     Attributes:
         request_id: The sender's own id of the request: sending it again changes nothing.
         user_id, item_id: Outside ids; "" where the kind has none.
-        received_time: When it was received: UTC, ISO 8601; None if the file does not say.
+        received_time: When it was received: UTC, ISO 8601; None if the file has no such column.
         line: Where it stands in the file. No part of the request.
+        is_verified: Whether the submitter knows the requester to be who they claim to be; None if the file does not
+            say. No part of the request either: it may be said later.
     """
 
     request_id: str
@@ -53,6 +56,7 @@ class DeletionRequest:
     received_time: str | None
     regulation: str | None
     line: int = field(compare=False)
+    is_verified: bool | None = field(default=None, compare=False)
 
 
 def slow_digest(body: bytes, *, salt: bytes) -> str:
@@ -78,11 +82,11 @@ def read_request_file(path: Path) -> bytes:
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB. {_UNCHANGED} Part it into batches.")
+            raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB. {UNCHANGED} Part it into batches.")
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}). {_UNCHANGED} Name an existing CSV file."
+            f"{path}: cannot be read ({error.strerror}). {UNCHANGED} Name an existing CSV file."
         ) from error
 
 
@@ -103,23 +107,47 @@ def parse_requests(body: bytes, *, name: str) -> list[DeletionRequest]:
     header = next(lines, None)
     if header is None:
         return []
-    columns = _check_header(header[1], f"{name} line {header[0]}")
+    columns = check_columns(header[1], f"{name} line {header[0]}")
     problems: list[str] = []
+    rows: list[tuple[int, dict[str, str]]] = []
+    for line, cells in lines:
+        if len(cells) != len(columns):
+            problems.append(f"line {line} has {len(cells)} fields, the header {len(columns)}")
+        else:
+            rows.append((line, dict(zip(columns, cells, strict=True))))
+    return collect_requests(rows, name=name, unit="line", problems=problems)
+
+
+def collect_requests(
+    rows: Iterable[tuple[int, Mapping[str, str]]], *, name: str, unit: str, problems: list[str] | None = None
+) -> list[DeletionRequest]:
+    """Check rows of trimmed text by column, and sort them by request id; one that stands there twice is taken once.
+
+    Args:
+        rows: With their numbers. Of each kind's ids, those that it does not need may be missing.
+        unit: What a number counts: ``line``, ``row``.
+        problems: Found before; they are reported with those found here.
+
+    Raises:
+        ConfigError: A field is malformed.
+        ConflictError: A request id stands there with different bodies.
+    """
+    problems = [] if problems is None else problems
     requests: dict[str, DeletionRequest] = {}
     conflicts: list[str] = []
-    for line, cells in lines:
-        request = _parse_line(line, cells, columns, problems)
+    for number, values in rows:
+        request = _parse_row(number, {"user_id": "", "item_id": ""} | dict(values), f"{unit} {number}", problems)
         if request is None:
             continue
         earlier = requests.setdefault(request.request_id, request)
         if earlier != request:
-            conflicts.append(f"lines {earlier.line} and {line}")
+            conflicts.append(f"{unit}s {earlier.line} and {number}")
     if problems:
-        raise ConfigError(f"{name}: {_first(problems)}. {_UNCHANGED} Mend these lines and run the command again.")
+        raise ConfigError(f"{name}: {_first(problems)}. {UNCHANGED} Mend these {unit}s and run the command again.")
     if conflicts:
         raise ConflictError(
             f"{name}: column request_id: {_first(conflicts)} have the same request id and ask for different things. "
-            f"{_UNCHANGED} Give each request its own id."
+            f"{UNCHANGED} Give each request its own id."
         )
     return [requests[request_id] for request_id in sorted(requests)]
 
@@ -135,14 +163,14 @@ def _read_lines(body: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = body.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{name} line {line}: expected UTF-8. {_UNCHANGED} Save the file as UTF-8.") from None
+        raise ConfigError(f"{name} line {line}: expected UTF-8. {UNCHANGED} Save the file as UTF-8.") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     while True:
         line = reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise ConfigError(f"{name} line {line}: not CSV ({error}). {_UNCHANGED} Mend the line.") from None
+            raise ConfigError(f"{name} line {line}: not CSV ({error}). {UNCHANGED} Mend the line.") from None
         if cells is None:
             return
         cells = [cell.strip() for cell in cells]
@@ -150,7 +178,7 @@ def _read_lines(body: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
             yield line, cells
 
 
-def _check_header(cells: list[str], where: str) -> list[str]:
+def check_columns(cells: list[str], where: str) -> list[str]:
     """The columns' names in the file's order. Found names are not repeated: a file without header starts with ids."""
     known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
     for name in REQUIRED_COLUMNS:
@@ -161,25 +189,22 @@ def _check_header(cells: list[str], where: str) -> list[str]:
             hint = f"the name of column {place} is the nearest: rename it" if near else "add it"
             raise DataError(
                 f"{where}: there is no column {name}; {hint}. Expected {', '.join(REQUIRED_COLUMNS)}, and if wanted "
-                f"{', '.join(OPTIONAL_COLUMNS)}, separated by commas. {_UNCHANGED}"
+                f"{', '.join(OPTIONAL_COLUMNS)}, separated by commas. {UNCHANGED}"
             )
     for place, cell in enumerate(cells):
         if cell not in known or cell in cells[:place]:
             problem = f"is {cell} for the second time" if cell in known else f"is none of {', '.join(known)}"
-            raise DataError(f"{where}: column {place + 1} {problem}. {_UNCHANGED} Rename or remove it.")
+            raise DataError(f"{where}: column {place + 1} {problem}. {UNCHANGED} Rename or remove it.")
     return cells
 
 
-def _parse_line(line: int, cells: list[str], columns: list[str], problems: list[str]) -> DeletionRequest | None:
-    """Check one line; what is wrong is added to ``problems`` and gives None."""
-    if len(cells) != len(columns):
-        problems.append(f"line {line} has {len(cells)} fields, the header {len(columns)}")
-        return None
-    values = dict(zip(columns, cells, strict=True))
+def _parse_row(number: int, values: Mapping[str, str], where: str, problems: list[str]) -> DeletionRequest | None:
+    """Check one row; what is wrong is added to ``problems`` and gives None."""
     kind = _KINDS.get(values["kind"])
-    time, time_problem = _parse_time(values.get("received_time", ""))
-    own = [*_problems_of(values, kind), *time_problem]
-    problems += [f"line {line}, column {column}: {text}" for column, text in own]
+    time, time_problem = _parse_time(values.get("received_time"))
+    is_verified, verified_problem = _parse_verified(values.get("verified", ""))
+    own = [*_problems_of(values, kind), *time_problem, *verified_problem]
+    problems += [f"{where}, column {column}: {text}" for column, text in own]
     if own or kind is None:
         return None
     return DeletionRequest(
@@ -189,11 +214,12 @@ def _parse_line(line: int, cells: list[str], columns: list[str], problems: list[
         item_id=values["item_id"],
         received_time=time,
         regulation=values.get("regulation") or None,
-        line=line,
+        line=number,
+        is_verified=is_verified,
     )
 
 
-def _problems_of(values: dict[str, str], kind: Kind | None) -> Iterator[tuple[str, str]]:
+def _problems_of(values: Mapping[str, str], kind: Kind | None) -> Iterator[tuple[str, str]]:
     """Columns of a line and what is wrong there; the time is checked elsewhere."""
     request_id, regulation = values["request_id"], values.get("regulation", "")
     if not request_id:
@@ -214,10 +240,12 @@ def _problems_of(values: dict[str, str], kind: Kind | None) -> Iterator[tuple[st
             yield column, f"must be empty for kind {kind}"
 
 
-def _parse_time(text: str) -> tuple[str | None, list[tuple[str, str]]]:
-    """The time in UTC, and what is wrong with it."""
-    if not text:
+def _parse_time(text: str | None) -> tuple[str | None, list[tuple[str, str]]]:
+    """The time in UTC, and what is wrong with it. None where the file has no such column."""
+    if text is None:
         return None, []
+    if not text:
+        return None, [("received_time", "is empty; the deadline counts from it")]
     try:
         time = datetime.fromisoformat(text)
         if time.tzinfo is None:
@@ -225,3 +253,10 @@ def _parse_time(text: str) -> tuple[str | None, list[tuple[str, str]]]:
         return time.astimezone(UTC).isoformat(), []
     except (ValueError, OverflowError):
         return None, [("received_time", "expected ISO 8601 with a time zone, such as 2026-03-01T09:30:00Z")]
+
+
+def _parse_verified(text: str) -> tuple[bool | None, list[tuple[str, str]]]:
+    """Whether the requester is verified, None where it is not said, and what is wrong."""
+    if text.lower() in _TRUTH:
+        return _TRUTH[text.lower()], []
+    return None, [("verified", "expected true or false")]

@@ -40,6 +40,7 @@ from workflows.storage import (
     snapshot_prefix,
     write_json,
 )
+from workflows.storage_check import require_create_only
 
 __all__ = [
     "INTERACTION_SCHEMA",
@@ -101,7 +102,9 @@ def publish_snapshot(store: ObjectStore, manifest: SnapshotManifest, entry: File
 
     Raises:
         ConflictError: The current snapshot is not the parent of this one, or somebody else was first.
+        IntegrityError: The storage would let two publishers win.
     """
+    require_create_only(store)
     log_prefix = dataset_log(manifest.dataset)
     log = read_log(store, log_prefix)
     line = {"snapshot_id": manifest.snapshot_id, "manifest": entry.model_dump(mode="json")}

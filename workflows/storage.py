@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tru_core.errors import ConfigError, ConflictError, IntegrityError, NumericsError
+from tru_core.canonical import canonical_json
+from tru_core.errors import ConfigError, ConflictError, IntegrityError
 from workflows.storage_config import StorageConfig, folder_of_url, is_s3
 from workflows.storage_keys import (
     ObjectInfo,
@@ -112,6 +113,11 @@ class ObjectStore(Protocol):
         """Where the store lies, for messages."""
         ...
 
+    @property
+    def unsafe_single_writer(self) -> bool:
+        """Whether the storage's settings allow publishing without a check that of two writers one wins."""
+        ...
+
     def put_if_absent(self, key: str, body: bytes) -> bool:
         """Create an object, or leave what is there.
 
@@ -160,7 +166,9 @@ def open_store(config: StorageConfig | str) -> ObjectStore:
             config = StorageConfig(url=config)
         except ValidationError as error:
             raise ConfigError("storage url is empty or malformed. Expected a folder or s3://...") from error
-    return S3Store(config) if is_s3(config.url) else LocalStore(folder_of_url(config.url))
+    if is_s3(config.url):
+        return S3Store(config)
+    return LocalStore(folder_of_url(config.url), unsafe_single_writer=config.unsafe_single_writer)
 
 
 # --- logs ---------------------------------------------------------------------------------------
@@ -180,12 +188,12 @@ def append_log_entry(store: ObjectStore, log_prefix: str, *, number: int, entry:
     """
     if not 1 <= number <= MAX_LOG_NUMBER:
         raise IntegrityError(f"log {log_prefix}: entry number {number} is outside 1..{MAX_LOG_NUMBER}.")
-    if number > 1 and not store.exists(_log_key(log_prefix, number - 1)):
+    if number > 1 and not store.exists(log_key(log_prefix, number - 1)):
         raise IntegrityError(
             f"log {log_prefix}: entry {number} was to be written, but entry {number - 1} does not exist. "
             f"Nothing was written. Read the log again and append behind its newest entry."
         )
-    key = _log_key(log_prefix, number)
+    key = log_key(log_prefix, number)
     return store.put_if_absent(key, canonical_json(entry, where=key))
 
 
@@ -194,6 +202,17 @@ def read_log(store: ObjectStore, log_prefix: str) -> list[LogEntry]:
 
     Raises:
         IntegrityError: A number is missing, an entry is no JSON object, or the folder holds something else.
+    """
+    num_entries = count_log_entries(store, log_prefix)
+    bodies = read_log_bodies(store, log_prefix, range(1, num_entries + 1))
+    return [LogEntry(number, parse_log_entry(body, log_key(log_prefix, number))) for number, body in bodies]
+
+
+def count_log_entries(store: ObjectStore, log_prefix: str) -> int:
+    """How many entries a log has, by its listing.
+
+    Raises:
+        IntegrityError: A number is missing, or the folder holds something else.
     """
     numbers = []
     for info in store.list(log_prefix):
@@ -211,18 +230,24 @@ def read_log(store: ObjectStore, log_prefix: str) -> list[LogEntry]:
                 f"({len(numbers)} entries in all). The history is incomplete and is not used. Restore the "
                 f"missing object from a backup."
             )
-    keys = [_log_key(log_prefix, number) for number in numbers]
+    return len(numbers)
+
+
+def read_log_bodies(store: ObjectStore, log_prefix: str, numbers: range) -> list[tuple[int, bytes]]:
+    """The bytes of some entries of a log, with their numbers, in order. MissingObjectError if one is not there."""
     with ThreadPoolExecutor(max_workers=8) as pool:
-        entries = list(pool.map(lambda key: _read_entry(store, key), keys))
-    return [LogEntry(number=number, entry=entry) for number, entry in zip(numbers, entries, strict=True)]
+        bodies = list(pool.map(lambda number: store.read(log_key(log_prefix, number)), numbers))
+    return list(zip(numbers, bodies, strict=True))
 
 
-def _log_key(log_prefix: str, number: int) -> str:
+def log_key(log_prefix: str, number: int) -> str:
+    """The key of one entry of a log."""
     return check_key(f"{log_prefix}/{number:08d}.json")
 
 
-def _read_entry(store: ObjectStore, key: str) -> dict[str, Any]:
-    entry = _parse_json(store.read(key), where=key)
+def parse_log_entry(body: bytes, key: str) -> dict[str, Any]:
+    """The JSON object of a log entry's bytes. IntegrityError if they are none."""
+    entry = _parse_json(body, where=key)
     if not isinstance(entry, dict):
         raise IntegrityError(f"log entry {key} is a JSON {type(entry).__name__}, expected an object.")
     return entry
@@ -273,15 +298,6 @@ def write_json(store: ObjectStore, key: str, value: Any) -> FileEntry:
 def read_json(store: ObjectStore, key: str) -> Any:
     """Read a JSON object that has no digest. IntegrityError if it is not JSON."""
     return _parse_json(store.read(key), where=key)
-
-
-def canonical_json(value: Any, *, where: str) -> bytes:
-    """The one encoding of a JSON value: sorted keys, no spaces, UTF-8. ``where`` is named in errors."""
-    try:
-        text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    except ValueError as error:
-        raise NumericsError(f"{where} was to hold a number that JSON cannot: {error}. Nothing was written.") from error
-    return text.encode()
 
 
 def _parse_json(body: bytes, *, where: str) -> Any:

@@ -36,6 +36,7 @@ class StorageConfig(BaseModel):
     endpoint_url: str | None = None  # another S3 service than AWS: https://, on loopback also http://
     region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]+$")
     timeout_seconds: float = Field(default=60.0, gt=0, le=3600, allow_inf_nan=False)  # for one operation
+    unsafe_single_writer: bool = False  # publish on a store that lets two writers win; receipts say so
 
     @model_validator(mode="before")
     @classmethod

@@ -1,6 +1,5 @@
 """Keys: how every object of the project is named, and what a key may look like."""
 
-import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -91,6 +90,11 @@ def manifest_key(prefix: str) -> str:
     return check_key(f"{prefix}/manifest.json")
 
 
+def snapshot_id_of_manifest(key: str) -> str:
+    """The id of the snapshot whose manifest lies under a key."""
+    return key.removesuffix("/manifest.json").rpartition("/")[2]
+
+
 def vocabulary_key(dataset: str, snapshot_id: str, side: str) -> str:
     """The table of ids and rows. ``side`` is ``users`` or ``items``."""
     return f"{snapshot_prefix(dataset, snapshot_id)}/vocabulary/{_part(side)}.parquet"
@@ -121,6 +125,26 @@ def model_version_prefix(model: str, attempt_id: str) -> str:
     return f"models/{check_name(model)}/versions/{_part(attempt_id)}"
 
 
+def receipt_log(model: str) -> str:
+    """The log of a model's signed batches: the chain of its receipts."""
+    return f"receipts/{check_name(model)}/log"
+
+
+def receipts_key(model: str, digest: str) -> str:
+    """The requests of one signed batch. ``digest`` is that of the file."""
+    return f"receipts/{check_name(model)}/batches/{_part(digest)}.jsonl"
+
+
+def create_only_key() -> str:
+    """The one object by which a store is asked whether it refuses a second create."""
+    return "doctor/create-only"
+
+
+def doctor_prefix(attempt_id: str) -> str:
+    """The folder of one examination of a store. It is empty afterwards."""
+    return f"doctor/{_part(attempt_id)}"
+
+
 def run_prefix(run_id: str) -> str:
     """The folder of one run: checkpoints, metrics, result."""
     return f"runs/{_part(run_id)}"
@@ -136,11 +160,92 @@ def stage_lists_key(run_id: str, stage: str, suffix: str) -> str:
     return f"{run_prefix(run_id)}/{_part(stage)}/lists-{_part(suffix)}.safetensors"
 
 
+def lock_prefix(dataset: str) -> str:
+    """The folder of a data set's leases: which run may change it and its models."""
+    return f"locks/{check_name(dataset)}"
+
+
+def run_about_key(run_id: str) -> str:
+    """What data a run is of, so that a purge finds it. Written first."""
+    return f"{run_prefix(run_id)}/about.json"
+
+
 def deletion_prefix(model: str, batch_id: str) -> str:
     """The folder of one batch of deletions."""
     return f"deletions/{check_name(model)}/{_part(batch_id)}"
 
 
-def deletion_record_key(model: str, request_id: str) -> str:
-    """What became of one deletion request. The request's id is hashed: it is the sender's text, not a key."""
-    return f"deletions/{check_name(model)}/records/{hashlib.sha256(request_id.encode()).hexdigest()}.json"
+def purge_log(dataset: str) -> str:
+    """The log of what was purged from a data set and its models, and what is still to be."""
+    return f"purges/{check_name(dataset)}/log"
+
+
+def ledger_chain(model: str) -> str:
+    """The chain of a model's deletion ledger: its log, and the digests of its entries."""
+    return f"ledger/{check_name(model)}"
+
+
+def ledger_body_key(model: str, attempt_id: str) -> str:
+    """The changes of one ledger entry, where they are too many to stand in the entry."""
+    return f"{ledger_chain(model)}/bodies/{_part(attempt_id)}.parquet"
+
+
+def ledger_snapshots_prefix(model: str) -> str:
+    """The folder of all compacted snapshots of a ledger."""
+    return f"{ledger_chain(model)}/snapshots"
+
+
+def ledger_snapshot_prefix(model: str, attempt_id: str) -> str:
+    """The folder of one compacted snapshot of a ledger."""
+    return f"{ledger_snapshots_prefix(model)}/{_part(attempt_id)}"
+
+
+def ledger_snapshot_shard_key(model: str, attempt_id: str, shard: int) -> str:
+    """Some requests of a compacted snapshot."""
+    return f"{ledger_snapshot_prefix(model, attempt_id)}/shard-{shard:05d}.parquet"
+
+
+def ledger_payloads_prefix(model: str) -> str:
+    """The folder of all payloads: the only objects beside a data set that hold outside ids."""
+    return f"{ledger_chain(model)}/payloads"
+
+
+def ledger_payload_prefix(model: str, payload: str) -> str:
+    """The folder of one payload: its generations, of which the newest counts."""
+    return f"{ledger_payloads_prefix(model)}/{_part(payload)}"
+
+
+def ledger_payload_key(model: str, payload: str, generation: int) -> str:
+    """The outside ids of some requests of one submission. A generation has fewer of them than the one before."""
+    return f"{ledger_payload_prefix(model, payload)}/{generation:06d}.jsonl"
+
+
+def tombstones_prefix() -> str:
+    """The folder of all data sets' tombstones."""
+    return "tombstones"
+
+
+def tombstones_chain(dataset: str) -> str:
+    """The chain of a data set's tombstones and consents."""
+    return f"{tombstones_prefix()}/{check_name(dataset)}"
+
+
+def tombstones_body_key(dataset: str, attempt_id: str) -> str:
+    """The keyed digests of one entry, where they are too many to stand in the entry."""
+    return f"{tombstones_chain(dataset)}/bodies/{_part(attempt_id)}.parquet"
+
+
+def chain_log(chain: str) -> str:
+    """The numbered entries of a hash chain."""
+    return check_key(f"{chain}/log")
+
+
+def chain_marks(chain: str) -> str:
+    """The folder whose names say the digest of each entry of a hash chain."""
+    return check_key(f"{chain}/marks")
+
+
+def chain_mark_key(chain: str, seq: int, digest: str, label: str) -> str:
+    """The mark of one entry: its number, its digest and, where it is a special one, what it is."""
+    suffix = f".{_part(label)}" if label else ""
+    return f"{chain_marks(chain)}/{seq:08d}-{_part(digest)}{suffix}"

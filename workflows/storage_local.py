@@ -32,12 +32,17 @@ class LocalStore:
     the name is taken: a reader sees a whole object or none, and of many writers one wins.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, unsafe_single_writer: bool = False) -> None:
         self._root = Path(os.path.realpath(Path(folder).expanduser()))
+        self._unsafe_single_writer = unsafe_single_writer
 
     @property
     def url(self) -> str:
         return str(self._root)
+
+    @property
+    def unsafe_single_writer(self) -> bool:
+        return self._unsafe_single_writer
 
     def __repr__(self) -> str:
         return f"LocalStore({self.url!r})"

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -15,9 +16,11 @@ import botocore.exceptions as boto
 import urllib3
 from botocore.config import Config
 
+from tru_core.errors import TruError
 from workflows.storage_config import StorageConfig, check_endpoint, split_s3_url
 from workflows.storage_keys import ObjectInfo, check_key
 from workflows.storage_s3_errors import ClientFailure, S3Call, explain_failure, status_of
+from workflows.time_limit import within
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -52,6 +55,14 @@ class S3Store:
     def url(self) -> str:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
+    @property
+    def unsafe_single_writer(self) -> bool:
+        return self._config.unsafe_single_writer
+
+    def raw_client(self) -> tuple[Any, str, str]:
+        """The SDK's client, the bucket, and what stands before every key. For examining the service alone."""
+        return self._open_client(), self._bucket, self._prefix
+
     def __repr__(self) -> str:
         return f"S3Store({self.url!r})"
 
@@ -62,8 +73,10 @@ class S3Store:
 
         def attempt(client: Any) -> bool:
             nonlocal is_unsure
-            if is_unsure and (found := self._find_writer(client, name, body)) is not None:
-                return found in (writer, "")
+            # A store that is trusted with one writer only may replace what is there, so it is asked before.
+            must_look = is_unsure or self._config.unsafe_single_writer
+            if must_look and (found := self._find_writer(client, name, body)) is not None:
+                return found == writer or (is_unsure and found == "")
             try:
                 client.put_object(Bucket=self._bucket, Key=name, Body=body, IfNoneMatch="*", Metadata={_WRITER: writer})
             except boto.ClientError as error:
@@ -77,7 +90,7 @@ class S3Store:
                 raise
             return True
 
-        return self._call("PutObject", name, attempt)
+        return self._call("PutObject", name, attempt, size_bytes=len(body))
 
     def _find_writer(self, client: Any, name: str, body: bytes) -> str | None:
         """The token of the call that created an object, None if there is no object.
@@ -101,11 +114,11 @@ class S3Store:
         started = time.monotonic()
 
         def attempt(client: Any) -> bytes:
-            answer = client.get_object(Bucket=self._bucket, Key=name)
+            answer = self._limited(lambda: client.get_object(Bucket=self._bucket, Key=name))
             allowed_seconds = self._config.timeout_seconds + answer["ContentLength"] / MIN_BYTES_PER_SECOND
             return _read_body(answer["Body"], answer["ContentLength"], deadline=started + allowed_seconds)
 
-        return self._call("GetObject", name, attempt)
+        return self._call("GetObject", name, attempt, has_own_limit=True)
 
     def exists(self, key: str) -> bool:
         name = self._name(key)
@@ -219,14 +232,33 @@ class S3Store:
                 self._client = client
             return self._client
 
-    def _call(self, action: str, name: str, attempt: Callable[[Any], Result]) -> Result:
+    def _limited(self, work: Callable[[], Result], *, size_bytes: int = 0) -> Result:
+        """Do work that sends or gets so many bytes. The client's own time-outs are for a silence, not for the whole."""
+        allowed_seconds = self._config.timeout_seconds + size_bytes / MIN_BYTES_PER_SECOND
+        try:
+            return within(allowed_seconds, work, expected=(*ClientFailure, TruError))
+        except TimeoutError as error:
+            raise boto.ReadTimeoutError(endpoint_url=self._config.endpoint_url) from error
+
+    def _call(
+        self,
+        action: str,
+        name: str,
+        attempt: Callable[[Any], Result],
+        *,
+        size_bytes: int = 0,
+        has_own_limit: bool = False,
+    ) -> Result:
         """Try until it works, cannot work, or attempts or time are used up."""
         started = time.monotonic()
         number = 0
         while True:
             number += 1
             try:
-                return attempt(self._open_client())
+                client = self._open_client()
+                return (
+                    attempt(client) if has_own_limit else self._limited(partial(attempt, client), size_bytes=size_bytes)
+                )
             except ClientFailure as error:
                 elapsed_seconds = time.monotonic() - started
                 call = S3Call(

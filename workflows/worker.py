@@ -52,6 +52,7 @@ from workflows.state_files import parse_state_manifest, read_state, write_state
 from workflows.storage import (
     FileEntry,
     ObjectStore,
+    canonical_json,
     open_store,
     put_file,
     read_json,
@@ -60,7 +61,7 @@ from workflows.storage import (
     stage_result_key,
     write_json,
 )
-from workflows.storage_keys import stage_lists_key
+from workflows.storage_keys import run_about_key, snapshot_id_of_manifest, stage_lists_key
 from workflows.tasks import Stage, WorkerTask
 from workflows.worker_data import load_data, read_batches, read_request
 
@@ -68,6 +69,13 @@ OnProgress = Callable[[str, TrainingState, int], None]
 Results = dict[str, dict[str, Any]]
 
 log = logging.getLogger(__name__)
+
+
+def note_run(store: ObjectStore, task: WorkerTask) -> None:
+    """Say in storage what data a run is of, before it writes anything else: a purge goes by that."""
+    key = run_about_key(task.run_id)
+    about = {"dataset": task.job.dataset, "snapshot_id": snapshot_id_of_manifest(task.snapshot.key)}
+    store.put_if_absent(key, canonical_json(about, where=key))
 
 
 def max_rounds(settings: TRUSettings) -> int:
@@ -109,6 +117,8 @@ class TaskRun:
 
     def run(self) -> Results:
         """Run the stages that have no result yet; return every stage's result by name."""
+        if self.collective.rank == 0:
+            note_run(self.store, self.task)
         results: Results = {}
         for stage in self.task.stages:
             key = stage_result_key(self.task.run_id, stage.name)

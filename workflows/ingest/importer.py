@@ -1,9 +1,9 @@
 """Raw tables to a published snapshot: find, check all, then write, the manifest last."""
 
-import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -21,7 +21,7 @@ from workflows.ingest.buckets import (
     write_buckets,
 )
 from workflows.ingest.columns import Columns, find_columns
-from workflows.ingest.features import FeaturePlan, FeatureScan, refuse_short_matrices, scan_features, write_features
+from workflows.ingest.features import FeaturePlan, refuse_short_matrices, scan_features, write_features
 from workflows.ingest.gates import refuse_pickle_switches
 from workflows.ingest.interactions import (
     IdCounts,
@@ -36,8 +36,11 @@ from workflows.ingest.item_graph import GraphPlan, write_item_graphs
 from workflows.ingest.layouts import RawData, find_raw_data
 from workflows.ingest.problems import MAX_ROWS_NAMED, NOTHING_WRITTEN, describe_rows
 from workflows.ingest.raw_tables import plan_pieces
+from workflows.ingest.report import import_report, warn_of_counts
 from workflows.ingest.settings import IngestConfig
 from workflows.ingest.tasks import quiet_ray_data
+from workflows.ingest.tombstone_gate import Gate, count_dropped, find_blocked, open_gate
+from workflows.keys import KeysConfig
 from workflows.snapshot import VOCABULARY_SCHEMA, SnapshotManifest, SplitRule, publish_snapshot, write_manifest
 from workflows.storage import (
     FileEntry,
@@ -50,25 +53,30 @@ from workflows.storage import (
     vocabulary_key,
 )
 
-logger = logging.getLogger(__name__)
-
 SplitKind = Literal["given", "random", "time"]
 
 
 def import_dataset(
-    source: str | StorageConfig, store: ObjectStore, dataset: str, settings: IngestConfig | None = None
+    source: str | StorageConfig,
+    store: ObjectStore,
+    dataset: str,
+    settings: IngestConfig | None = None,
+    *,
+    keys: KeysConfig | None = None,
 ) -> SnapshotManifest:
     """Read raw tables, check them, and publish them as the first snapshot of a data set.
 
     Ray must be initialised. Everything is checked before the first byte is written, and the manifest and the log
     entry come last, so a data set exists whole or not at all. The files depend on the data and the settings
-    only, not on the number of workers or blocks.
+    only, not on the number of workers or blocks. What was deleted before does not come back: rows of users, items and
+    interactions with a tombstone in the store are left out and counted in the report.
 
     Args:
         source: A folder or an s3:// prefix in one of the layouts of ``workflows.ingest.layouts``. A plain path or
             URL, or a StorageConfig where an endpoint is to be named.
         dataset: The name of the new data set.
         settings: Layout, split, columns and policies. All have defaults.
+        keys: Where the identity key lies. It is read only where the store has tombstones.
 
     Returns:
         The manifest. Its ``report`` counts what was dropped, missing or odd.
@@ -78,11 +86,13 @@ def import_dataset(
         IntegrityError: A file could run code when it is read.
         AccessError: The source or the store cannot be reached, or there is no such source.
         ConflictError: The data set exists already.
+        ConfigError: The store has tombstones, and the identity key is missing or another one.
         TransientError: Ray or the storage failed.
     """
     settings = settings or IngestConfig()
     refuse_pickle_switches()
     _refuse_existing(store, dataset)
+    gate = open_gate(store, settings.tombstones, keys or KeysConfig())
     raw_store = open_store(source)
     raw = find_raw_data(raw_store, settings.layout, item_column=settings.columns.item)
     columns = find_columns(raw, settings.columns)
@@ -93,8 +103,23 @@ def import_dataset(
         columns = Columns(columns.user, columns.item, None, columns.timestamp)
     work = RawInteractions(raw_store, raw, columns, pieces, now_ms)
     with quiet_ray_data():
-        scan = scan_interactions(work)
-        return _import_checked(store, dataset, settings=settings, work=work, scan=scan, split_kind=split_kind)
+        scan, dropped = scan_interactions(work), {}
+        if gate is not None:
+            work, scan, dropped = _without_deleted(gate, work, scan)
+        return _import_checked(
+            store, dataset, settings=settings, work=work, scan=scan, split_kind=split_kind, dropped=dropped
+        )
+
+
+def _without_deleted(gate: Gate, work: RawInteractions, scan: Scan) -> tuple[RawInteractions, Scan, dict[str, int]]:
+    """Leave out what was deleted: what to read, what is there then, and what was left out, counted."""
+    has_times = work.columns.timestamp is not None
+    blocked = find_blocked(gate, users=scan.users.ids, items=scan.items.ids, has_times=has_times)
+    if not len(blocked):
+        return work, scan, count_dropped(blocked, num_rows=0)
+    work = replace(work, blocked=blocked)
+    rest = scan_interactions(work)
+    return work, rest, count_dropped(blocked, num_rows=scan.num_rows - rest.num_rows)
 
 
 def _import_checked(
@@ -105,6 +130,7 @@ def _import_checked(
     work: RawInteractions,
     scan: Scan,
     split_kind: SplitKind,
+    dropped: dict[str, int],
 ) -> SnapshotManifest:
     """From checked interactions on: check the features, then write everything and publish."""
     now = datetime.now(UTC)
@@ -165,7 +191,11 @@ def _import_checked(
                 num_neighbours=settings.num_neighbours,
             )
         )
-        report = _report(scan, interactions, feature_scans, num_rows=num_rows, is_cold=is_cold, is_dropped=is_dropped)
+        report = import_report(
+            scan, interactions, feature_scans, num_rows=num_rows, is_cold=is_cold, is_dropped=is_dropped
+        )
+        report["rows_read"] += dropped.get("tombstoned_rows_dropped", 0)
+        report |= dropped
         manifest = SnapshotManifest(
             dataset=dataset,
             snapshot_id=snapshot_id,
@@ -185,7 +215,7 @@ def _import_checked(
             report=report,
         )
         publish_snapshot(store, manifest, write_manifest(store, manifest))
-    _warn(dataset, report)
+    warn_of_counts(dataset, report)
     return manifest
 
 
@@ -257,38 +287,3 @@ def _say_what_is_left(dataset: str, snapshot_id: str) -> Iterator[None]:
 def _write_vocabulary(store: ObjectStore, vocabulary: Vocabulary, key: str) -> FileEntry:
     rows = pa.array(np.arange(len(vocabulary.ids), dtype=np.int64))
     return put_file(store, key, parquet_bytes(pa.table([vocabulary.ids, rows], schema=VOCABULARY_SCHEMA)))
-
-
-def _report(
-    scan: Scan,
-    interactions: WrittenInteractions,
-    features: dict[str, FeatureScan],
-    *,
-    num_rows: int,
-    is_cold: np.ndarray,
-    is_dropped: np.ndarray,
-) -> dict[str, int]:
-    """What was read, dropped, missing or odd, in numbers."""
-    report = {
-        "rows_read": scan.num_rows,
-        "duplicates_dropped": interactions.counts.duplicates_dropped,
-        "repeats_dropped": interactions.counts.repeats_dropped,
-        "pairs_in_two_splits_dropped": interactions.counts.pairs_in_two_splits_dropped,
-        "cold_users": int(np.count_nonzero(is_cold & ~is_dropped)),
-        "cold_users_dropped": int(np.count_nonzero(is_dropped)),
-        "cold_user_rows_dropped": scan.num_rows - num_rows,
-        "cold_items": int(np.count_nonzero(~interactions.is_train_item)),
-    }
-    for modality, found in features.items():
-        report[f"items_without_feature.{modality}"] = found.num_missing
-        report[f"feature_rows_without_item.{modality}"] = found.num_without_item
-        report[f"zero_feature_rows.{modality}"] = found.num_zero_rows
-        report[f"constant_feature_columns.{modality}"] = found.num_constant_columns
-    return report
-
-
-def _warn(dataset: str, report: dict[str, int]) -> None:
-    """Log every count that somebody should look at."""
-    for name, count in report.items():
-        if count and name != "rows_read":
-            logger.warning("data set %s: %s: %d", dataset, name, count)

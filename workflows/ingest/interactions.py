@@ -26,6 +26,7 @@ from workflows.ingest.problems import (
 from workflows.ingest.raw_tables import Piece, read_piece, read_tables, unique_strings
 from workflows.ingest.tasks import collect, map_pieces
 from workflows.ingest.times import UnitCount, count_units, refuse_mixed_units
+from workflows.ingest.tombstone_gate import BlockedIds, rows_blocked, without_rows
 from workflows.storage import ObjectStore
 
 _USER, _ITEM, _NOTE = 0, 1, 2
@@ -42,13 +43,14 @@ _SCAN_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class RawInteractions:
-    """What a task needs to read interactions."""
+    """What a task needs to read interactions. ``blocked``: ids whose rows are left out wherever they are read."""
 
     source: ObjectStore
     raw: RawData
     columns: Columns
     pieces: list[Piece]
     now_ms: int
+    blocked: BlockedIds | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def _read_blocks(piece: int, work: RawInteractions) -> Iterator[tuple[Block, lis
     file = work.raw.tables[part.table]
     for table, rows in read_piece(filesystem, file, part, columns=work.columns.present):
         block, problems = read_block(table, rows, file=file, columns=work.columns, now_ms=work.now_ms)
+        if work.blocked is not None and not problems:
+            block = without_rows(block, rows_blocked(block, work.blocked))
         yield block, problems, file.key
 
 

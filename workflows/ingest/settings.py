@@ -28,6 +28,8 @@ class IngestConfig(BaseModel):
     ``duplicates``: of interactions of one user and item the one in train, then the earliest, is kept and the rest
     counted, or the import stops.
     ``cold_users``: users without a train interaction are kept, dropped with their interactions, or stop the import.
+    ``tombstones``: which data sets' deletions keep rows out: of ``all`` in the store, or of those named, where the ids
+    of the others name other people and things.
     ``rows_per_task``: interactions of a parquet file that one task reads. It changes speed, never the result.
     """
 
@@ -44,4 +46,5 @@ class IngestConfig(BaseModel):
     num_item_buckets: int = Field(default=DEFAULT_NUM_ITEM_BUCKETS, ge=1, le=65_536)
     num_neighbours: int = Field(default=10, ge=1, le=1_000)
     neighbour_features: Literal["raw", "standardised"] = "raw"
+    tombstones: Literal["all"] | list[str] = "all"
     rows_per_task: int = Field(default=1_000_000, ge=1)

@@ -1,0 +1,123 @@
+"""What the ledger says about requests. Outside ids stand nowhere here: subjects are keyed digests."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from workflows.ledger.states import State
+from workflows.requests import Kind
+
+HoldLevel = Literal["user", "item", "interaction", "dataset"]
+
+
+@dataclass(frozen=True)
+class LedgerRequest:
+    """One deletion request as it stands now.
+
+    Attributes:
+        request_id: The sender's own id of the request.
+        subject_digest: Keyed digest of what it asks to forget; ``user_digest``, ``item_digest`` those of the user and
+            the item it names ("" where the kind has none).
+        state_since: When it came into its state. All times are UTC, ISO 8601, seconds.
+        received_time: When it was received: the deadline counts from here. ``is_time_stated`` is False where the sender
+            did not say and the time of submission stands for it.
+        deadline: By when it must be carried out, with what was extended.
+        acknowledge_by: By when the requester must be told that it was received; "" where the regulation asks for none.
+        batch_id: The newest batch that took it; "" for none.
+        outcome: What came of it, such as ``published`` or ``not_found``; "" while open.
+        reason: Why it is in its state, where somebody or something gave a reason.
+        duplicate_of: The request that it repeats; "" for none.
+        num_attempts: How often it went into processing.
+        payload: Name of the payload that holds its outside ids.
+    """
+
+    request_id: str
+    kind: Kind
+    state: State
+    state_since: str
+    subject_digest: str
+    user_digest: str
+    item_digest: str
+    submitted_at: str
+    received_time: str
+    is_time_stated: bool
+    regulation: str
+    deadline: str
+    acknowledge_by: str
+    batch_id: str
+    outcome: str
+    reason: str
+    duplicate_of: str
+    num_attempts: int
+    payload: str
+
+    def share_elapsed(self, now: datetime) -> float:
+        """The share of its time that has gone by: 0 when received, 1 at the deadline, more when overdue."""
+        received, deadline = datetime.fromisoformat(self.received_time), datetime.fromisoformat(self.deadline)
+        return (now - received) / (deadline - received)
+
+
+@dataclass(frozen=True)
+class SubmitReport:
+    """What became of a submission.
+
+    Attributes:
+        source: The file or folder, as the submitter named it.
+        states: How many of the new requests are in which state.
+        num_known: Requests that the ledger had already. Nothing changed for them.
+        num_times_assumed: New requests without a time of receipt; the time of submission stands for it.
+        num_look_alikes: New ids that look like another one of the submission and differ in their bytes.
+    """
+
+    source: str
+    states: dict[State, int] = field(default_factory=dict)
+    num_known: int = 0
+    num_times_assumed: int = 0
+    num_look_alikes: int = 0
+
+    @property
+    def num_new(self) -> int:
+        """Requests that the ledger did not have."""
+        return sum(self.states.values())
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A legal hold: whatever it covers is not deleted until it is released.
+
+    Attributes:
+        level: ``dataset`` covers every request of the ledger.
+        digest: Keyed digest of the user, item or interaction; "" for the data set.
+    """
+
+    hold_id: str
+    level: HoldLevel
+    digest: str
+    reason: str
+    placed_at: str
+
+    def covers(self, request: LedgerRequest) -> bool:
+        """Whether the request's subject is held, or the user or the item that it names."""
+        if self.level == "dataset":
+            return True
+        return self.digest in (request.subject_digest, request.user_digest, request.item_digest)
+
+
+@dataclass(frozen=True)
+class HistoryLine:
+    """One thing that happened to a request, and the number of the log entry that says so."""
+
+    seq: int
+    at: str
+    kind: str
+    state: State
+    reason: str
+    batch_id: str
+
+
+@dataclass(frozen=True)
+class LedgerHead:
+    """The newest entry of the chain. Kept elsewhere (in a receipt), it proves that nothing was cut off since."""
+
+    seq: int
+    sha256: str
