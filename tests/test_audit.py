@@ -346,7 +346,7 @@ def test_a_batch_is_audited_with_its_own_requests(store: LocalStore, here: Here,
     job = job_of(store, tmp_path, batch="b" * 32, shadows=0)
     plain = job_of(store, tmp_path)
     published(store, plain, original_entry(store, plain), None, "first")
-    with pytest.raises(MissingObjectError):
+    with pytest.raises(MissingObjectError, match="no batch bbbb"):
         audit(job)
     plan = {
         "snapshot": current_snapshot_entry(store, job.dataset)[1].model_dump(mode="json"),
