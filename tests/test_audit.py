@@ -8,17 +8,23 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
 import yaml
 
+from tests.core.thread_workers import in_threads
 from tests.tiny_jobs import tiny_job
 from tests.tiny_snapshot import write_tiny_snapshot
+from tests.worlds import Part, shards_of, tiny_world
 from tru_core.artifact import sha256_hex
-from tru_core.collective import LocalCollective
+from tru_core.audits.shadows import draw_members
+from tru_core.collective import Collective, LocalCollective
 from tru_core.errors import ConfigError, DataError, IntegrityError, MissingObjectError
+from tru_core.interactions import make_request
+from tru_core.unlearning.problem import make_problem
 from workflows import audit as audit_module
 from workflows import cli, shadow_models
 from workflows.audit import audit, examine_alone, verdict_error
@@ -238,6 +244,20 @@ def test_shadow_models_of_another_draw_are_not_judged(store: LocalStore, tmp_pat
     asked = ExamineSettings(original=original, candidate=original, shadows=swapped, seed=job.audit.seed)
     with pytest.raises(IntegrityError, match="shadow model 1 was trained on other subjects"):
         make_case(TaskRun(task, LocalCollective()), asked)
+
+
+def test_two_workers_name_the_members_of_a_shadow_model_as_one_does() -> None:
+    world = tiny_world()
+    pairs = world.train[::3]
+    request = make_request(users=np.arange(0, 24, 5), pair_users=pairs[:, 0], pair_items=pairs[:, 1])
+
+    def digest(part: Part, collective: Collective) -> str:
+        problem = make_problem(part.shard, request, part.item_neighbours, collective)
+        return shadow_models.members_digest(problem, draw_members(problem, num_shadows=4, seed=1)[2])
+
+    parts = shards_of(world, 2)
+    alone = digest(shards_of(world, 1)[0], LocalCollective())
+    assert in_threads(2, lambda collective: digest(parts[collective.rank], collective)) == [alone, alone]
 
 
 # --- what is asked for --------------------------------------------------------------------------
