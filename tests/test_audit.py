@@ -274,6 +274,7 @@ def test_two_workers_name_the_members_of_a_shadow_model_as_one_does() -> None:
         ({"candidates": [{"name": "sisa", "settings": {"num_shard": 2}}]}, "did you mean 'num_shards'"),
         ({"shadows": 15}, "an even number is needed"),
         ({"seeds": [1, 1]}, "audit: seed 1 stands twice"),
+        ({"seeds": [1, 2]}, r"audit\.seeds: 2 Retrains give no band; expected at least 3"),
         ({"shadow_fit": {"max_epoch": 2}}, "audit.shadow_fit: max_epoch: .*did you mean 'max_epochs'"),
         ({"shadow_fit": {"seed": 2}}, "a seed of its own"),
         ({"version": 2, "batch": "abc"}, "version or batch, not both"),
