@@ -108,7 +108,7 @@ class AuditConfig(Settings):
             raise ConfigError(f"audit.shadows: an even number is needed, each subject is in half; found {self.shadows}")
         if 0 < len(self.seeds) < MIN_RETRAINS:
             raise ConfigError(
-                f"audit.seeds: {len(self.seeds)} Retrains give no band; expected at least {MIN_RETRAINS}, 5 for a release"
+                f"audit.seeds: {len(self.seeds)} Retrains give no band; expected at least {MIN_RETRAINS}, better 5"
             )
         if "seed" in self.shadow_fit:
             raise ConfigError("audit.shadow_fit: seed: each shadow model has a seed of its own")
