@@ -257,6 +257,19 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         assert f" {code} " in listed.replace("\n", " "), code
 
 
+@pytest.mark.parametrize("group", ["data", "delete", "keys"])
+def test_help_of_a_group_names_its_commands(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([group, "--help"])
+    assert caught.value.code == 0
+    named = commands_in(capsys.readouterr().out)
+    assert {"data": {"import"}, "delete": {"run", "due", "submit"}, "keys": {"new"}}[group] <= named
+    for name in named:
+        with pytest.raises(SystemExit) as caught:
+            cli.main([group, name, "--help"])
+        assert caught.value.code == 0
+
+
 @pytest.mark.parametrize(
     "argv",
     [

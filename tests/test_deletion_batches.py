@@ -1,17 +1,21 @@
 """A batch of requests becomes a model that forgot, a data set without the rows, and what the ledger says of each."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests.deletion_world import (
+    HEADER,
     NOT_THERE,
     all_rows,
     delete,
+    ledger_of,
     make_job,
     model_tensors,
     must_not_run,
@@ -23,10 +27,11 @@ from tests.deletion_world import (
 from tests.tiny_snapshot import item_id, user_id, write_tiny_snapshot
 from tru_core.backbones import BACKBONES
 from tru_core.unlearning.tru_settings import TRUSettings
-from workflows import runs
+from workflows import cli, runs
 from workflows.config import BackboneConfig, JobConfig
 from workflows.keys import make_keys
 from workflows.publish import current_version, read_versions
+from workflows.requests import parse_requests
 from workflows.snapshot import (
     TRAIN,
     current_snapshot,
@@ -238,3 +243,32 @@ def test_one_user_one_item_and_one_pair_are_deleted_together_on_every_backbone(
     assert figures["version"] == 2
     tensors = model_tensors(store, current_version(store, "mgcn"))
     assert all(np.isfinite(value).all() for value in tensors.values())
+
+
+def test_a_receipt_is_handed_out_and_verified_offline(
+    job: JobConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    delete(job, tmp_path, f"r1,user,{user_id(3)},", f"r2,user,{user_id(3)},", f"r3,user,{NOT_THERE},")
+    text = yaml.safe_dump(job.model_dump(mode="json", include={"storage", "dataset", "model", "keys"}))
+    (tmp_path / "job.yaml").write_text(text)
+    for request_id, outcome in (("r1", "published"), ("r2", "published"), ("r3", "not_found")):
+        out = tmp_path / f"{request_id}.json"
+        argv = ["delete", "receipt", request_id, "--out", str(out), "--job", str(tmp_path / "job.yaml")]
+        assert cli.main(argv) == 0
+        assert user_id(3) not in out.read_text()
+        assert cli.main(["verify", str(out), "--public-key", str(tmp_path / "keys" / "signing.pub"), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (said["request_id"], said["outcome"]) == ("r1" if request_id == "r2" else request_id, outcome)
+
+
+def test_a_request_that_waits_has_no_receipt(
+    job: JobConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = parse_requests(f"{HEADER}r1,user,{user_id(3)},\n".encode(), name="requests.csv")
+    ledger_of(job).submit(requests, source="requests.csv")
+    text = yaml.safe_dump(job.model_dump(mode="json", include={"storage", "dataset", "model", "keys"}))
+    (tmp_path / "job.yaml").write_text(text)
+    argv = ["delete", "receipt", "r1", "--out", str(tmp_path / "r1.json"), "--job", str(tmp_path / "job.yaml")]
+    assert cli.main(argv) == 4
+    assert "has no receipt: it is queued" in capsys.readouterr().err
+    assert not (tmp_path / "r1.json").exists()

@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(group: Any, name: str, text: str, run: Command) -> argparse.ArgumentParser:
-        command = group.add_parser(name, help=text, description=text)
+        command = group.add_parser(name, help=text.replace("%", "%%"), description=text)
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
         command.set_defaults(run=run)
         return command

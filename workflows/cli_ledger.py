@@ -56,6 +56,10 @@ def add_commands(group: Any, add: Add, load_job: Load) -> None:
     explaining.add_argument("--history", action="store_true", help="with all that happened to it; reads the whole log")
     _show_with(explaining, "print_explanation")
 
+    handing = command("receipt", "Write the signed receipt of a request to a file; `tru verify` checks it.", _receipt)
+    handing.add_argument("request_id", metavar="ID")
+    handing.add_argument("--out", required=True, metavar="FILE", help="a file that ends with .json")
+
     being_due = command("due", "List what is open, overdue first, with alerts at 50, 80 and 100 % of the time.", _due)
     being_due.add_argument("--limit", type=_count, default=50, help="at most so many; default 50")
     _show_with(being_due, "print_due")
@@ -133,6 +137,12 @@ def _explain(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger_commands import explain
 
     return explain(job, arguments.request_id, with_history=arguments.history)
+
+
+def _receipt(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
+    from workflows.ledger_commands import hand_out_receipt
+
+    return hand_out_receipt(job, arguments.request_id, Path(arguments.out))
 
 
 def _due(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:

@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tru_core.errors import PolicyError, TruError
+from tru_core.errors import MissingObjectError, PolicyError, TruError
 from tru_core.keys import IdentityKey
 from workflows.keys import load_identity_key
 from workflows.ledger import Ledger, LedgerRequest, State, open_ledger, verify_ledger
 from workflows.ledger.queries import alert_of
 from workflows.ledger.states import DONE_STATES, NEXT_STEP, OPEN_STATES
 from workflows.ledger_job import LedgerJob
+from workflows.output_files import check_outputs, write_whole
+from workflows.receipt_log import read_receipt
 from workflows.request_files import find_request_files, open_request_file
 from workflows.storage import ObjectStore, open_store
 from workflows.tombstones import add_consents, tombstones_of
@@ -32,6 +34,31 @@ class Desk:
         self.store: ObjectStore = open_store(job.storage)
         self.ledger: Ledger = open_ledger(self.store, job.model, self.key, config=job.ledger)
         self.now = datetime.now(UTC)
+
+
+# --- handing receipts out -----------------------------------------------------------------------
+
+
+def hand_out_receipt(job: LedgerJob, request_id: str, path: Path) -> Figures:
+    """Write the signed receipt of a request to a file, for its subject; a duplicate's is that of what it repeats.
+
+    Raises:
+        ConfigError: The file cannot be written.
+        MissingObjectError: There is no such request, or no batch has carried it out yet.
+    """
+    check_outputs([path], [".json"])
+    desk = Desk(job)
+    request = desk.ledger.find(request_id)
+    while request.duplicate_of:
+        request = desk.ledger.find(request.duplicate_of)
+    body = read_receipt(desk.store, job.model, request.request_id, batch_id=request.batch_id)
+    if body is None:
+        raise MissingObjectError(
+            f"request {request_id} has no receipt: it is {request.state}. Nothing was written. "
+            f"`tru delete explain {request_id}` says what happens next."
+        )
+    write_whole(path, body)
+    return {"request_id": request_id, "receipt_of": request.request_id, "batch_id": request.batch_id, "out": str(path)}
 
 
 # --- taking requests in -------------------------------------------------------------------------
