@@ -36,12 +36,15 @@ def add_delete_commands(group: Any, add: Add, load_job: Load) -> None:
 
     text = "Carry out every deletion that is due: new versions, purge, receipts. Finishes what was interrupted."
     running = add(group, "run", text, run)
+    _show_with(running, "print_run")
     running.add_argument("job_file", nargs="?", metavar="JOB", help="job file (YAML); the same as --job")
     _add_job(running)
     running.add_argument("--requests", help="submit this file first (CSV: request_id, kind, user_id, item_id)")
     running.add_argument("--now", action="store_true", help="do not wait for delete.min_requests; receipts say so")
     text = "Delete what still holds deleted rows and was deferred, such as models after their days of grace."
-    _add_job(add(group, "purge", text, purge))
+    purging = add(group, "purge", text, purge)
+    _show_with(purging, "print_purge")
+    _add_job(purging)
     text = "Print a name of what is due, for ray job submit --submission-id; nothing if nothing is due."
     _add_job(add(group, "submission-id", text, name_submission))
 
@@ -66,6 +69,20 @@ def add_version_commands(commands: Any, add: Add, load_job: Load) -> None:
     rolling.add_argument("version", type=int)
     _add_job(rolling)
     rolling.add_argument("--override", default="", metavar="REASON", help="do it all the same; the reason is recorded")
+
+
+def _show_with(parser: argparse.ArgumentParser, printer: str) -> None:
+    def show(figures: Figures) -> None:
+        from workflows import deletion_tables
+
+        printers: dict[str, Callable[[Figures], None]] = {
+            "print_run": deletion_tables.print_run,
+            "print_purge": deletion_tables.print_purge,
+            "print_versions": deletion_tables.print_versions,
+        }
+        printers[printer](figures)
+
+    parser.set_defaults(show=show)
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
