@@ -63,7 +63,9 @@ def add_version_commands(commands: Any, add: Add, load_job: Load) -> None:
         return roll_back(load_job(arguments.job), arguments.version, override=arguments.override)
 
     text = "List a model's versions: which serves, which are withdrawn or purged."
-    _add_job(add(commands, "versions", text, versions))
+    listing = add(commands, "versions", text, versions)
+    _show_with(listing, "print_versions")
+    _add_job(listing)
     text = "Let an earlier version serve again; refused where it may know a deleted subject."
     rolling = add(commands, "rollback", text, rollback)
     rolling.add_argument("version", type=int)

@@ -70,10 +70,9 @@ def print_purge(figures: Figures) -> None:
     print_figures({"purge": figures["purge"]})
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for item in figures["items"]:
-        if item["outcome"] != "purged":
-            console.print(
-                "  " + ", ".join(f"{name} {value}" for name, value in item.items() if value not in (None, ""))
-            )
+        if item["outcome"] in ("deferred", "held"):
+            until = f" until {item['until']}" if item["until"] else ""
+            console.print(f"  {item['outcome']} {item['kind']} {item['name']}{until} {item['reason']}".rstrip())
 
 
 def _counts(counts: dict[str, int]) -> str:
