@@ -24,7 +24,7 @@ PAPER = "arXiv:2505.16831 (Unlearning Isn't Deletion)"
 MAX_STEPS = 200
 _SHARE = 0.9
 _TOLERANCE = -math.log2(0.9)
-"""A ratio of steps of 0.9 is equal (reliability requirement A6); also the prior of what a seed moves."""
+"""A ratio of steps of 0.9 is equal (reliability requirement A6)."""
 
 
 def steps_to_relearn(system: System, case: AuditCase, trainer: Trainer, ranked: Ranked, *, level: float) -> float:
@@ -91,7 +91,6 @@ def measure(case: AuditCase) -> list[Measurement]:
             original=original,
             references=tuple(references),
             error=0.0,
-            seed_error=_TOLERANCE,
             floor=_TOLERANCE,
             num_cases=len(problem.forget),
             shows_not="It depends on the training that relearns; an attacker with other data may be faster.",
