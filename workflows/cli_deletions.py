@@ -77,7 +77,7 @@ def _show_with(parser: argparse.ArgumentParser, printer: str) -> None:
     def show(figures: Figures) -> None:
         from workflows import deletion_tables
 
-        printers = {
+        printers: dict[str, Callable[[Figures], None]] = {
             "print_run": deletion_tables.print_run,
             "print_purge": deletion_tables.print_purge,
             "print_versions": deletion_tables.print_versions,

@@ -48,14 +48,17 @@ def choose(due: Sequence[LedgerRequest], policy: DeleteConfig, *, now: datetime,
     return Choice([request.request_id for request in due[: policy.max_requests]], waived)
 
 
-def submission_id(store: ObjectStore, job: JobConfig, ledger: Ledger, *, now: datetime) -> str:
+def submission_id(store: ObjectStore, job: JobConfig, ledger: Ledger, *, now: datetime, is_asked: bool = False) -> str:
     """Name what a run would do now: equal as long as nothing has changed, "" if there is nothing to do.
 
     Ray refuses a submission id that it has seen, so a second tick of a scheduler is harmless. A batch that failed or
     was interrupted gives another id: it counts how often a request was taken.
+
+    Args:
+        is_asked: The operator wants a batch now, however few requests are due.
     """
     due = ledger.due(now)
-    chosen = choose(due, job.delete, now=now, is_asked=False).request_ids
+    chosen = choose(due, job.delete, now=now, is_asked=is_asked).request_ids
     unfinished = ledger.requests(UNFINISHED_STATES)
     num_to_purge = deferred_and_due(store, job, ledger, now=now)
     if not chosen and not unfinished and not num_to_purge:

@@ -120,7 +120,8 @@ def run_deletions(
         run_id = runs.run_name("delete", settings, slow_digest(file.body, salt=job.model.encode()))
     else:
         ledger = open_ledger(store, job.model, identity, config=job.ledger)
-        run_id = submission_id(store, job, ledger, now=utc_now()) or f"delete-{job.model}-nothing-due"
+        run_id = submission_id(store, job, ledger, now=utc_now(), is_asked=is_asked)
+        run_id = run_id or f"delete-{job.model}-nothing-due"
     return recorded(store, run_id, "delete run", body, error_of=first_error)
 
 

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from workflows.tables import print_figures
+from workflows.tables import TERMINAL_COLUMNS, print_figures
 
 Figures = dict[str, Any]
 
@@ -80,7 +80,7 @@ def print_explanation(figures: Figures) -> None:
 def _print_table(requests: list[Figures]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for heading in ("request", "kind", "state", "deadline (UTC)", "", "by", "batch"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "deadline (UTC)")
+        table.add_column(heading, overflow="fold", no_wrap=heading != "request")
     for request in requests:
         table.add_row(
             request["request_id"],
@@ -92,4 +92,4 @@ def _print_table(requests: list[Figures]) -> None:
             (request["batch_id"] or "")[:12],
             style="bold" if request["alert"] == "overdue" else None,
         )
-    Console().print(table, markup=False)
+    Console(width=TERMINAL_COLUMNS).print(table, markup=False)

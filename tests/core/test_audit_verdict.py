@@ -9,7 +9,7 @@ import torch
 from tests.audit_cases import audit_world, with_request
 from tru_core.audits.base import AuditCase, Measurement, System
 from tru_core.audits.neighbours import jaccard, rank_biased_overlap
-from tru_core.audits.pair_ranks import pair_ranks
+from tru_core.audits.pair_ranks import pair_ranks, rank_among
 from tru_core.audits.shadows import draw_members, shadow_train_pairs, subjects_of
 from tru_core.audits.statistics import clustered_error, placements, student_quantile
 from tru_core.audits.verdict import judge
@@ -185,12 +185,13 @@ def test_the_subjects_of_deleted_items_are_the_items():
 
 def test_a_rank_is_among_items_as_popular_that_the_user_never_had(case_of_scores):
     system, case, pairs = case_of_scores
-    ranks = pair_ranks(system, pairs, case)
+    ranked = rank_among(pairs, case)
+    ranks = pair_ranks(system, ranked)
     assert ranks == pytest.approx(np.full(len(pairs), 1.0))
     hidden = replace(system, hidden=select(pairs, np.arange(len(pairs)) == 0))
-    assert pair_ranks(hidden, pairs, case)[0] == 0.0
+    assert pair_ranks(hidden, ranked)[0] == 0.0
     even = replace(system, users=system.users * 0.0)
-    assert pair_ranks(even, pairs, case) == pytest.approx(np.full(len(pairs), 0.5))
+    assert pair_ranks(even, ranked) == pytest.approx(np.full(len(pairs), 0.5))
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ class Measurement:
             differences between Retrains, clustered by subject. 0 where there are fewer than 2.
         never_seen: The fair level without a Retrain; None where only a Retrain can tell it.
         never_seen_error: Standard error of ``value - never_seen``.
-        floor: Smallest margin that is ever asked for.
+        floor: Smallest margin that is ever asked for, and the size of what a seed moves before any seed has shown it.
         num_cases: Subjects or pairs behind it.
         shows_not: One plain sentence: what it does not show.
         is_optimised: The method used this attack's statistic as its loss or stop rule.

@@ -8,7 +8,7 @@ same subjects' held-out pairs, which no model was trained on.
 import numpy as np
 
 from tru_core.audits.base import Attack, AuditCase, Measurement
-from tru_core.audits.pair_ranks import pair_ranks
+from tru_core.audits.pair_ranks import pair_ranks, rank_among
 from tru_core.audits.shadows import subjects_of, unseen_by_shadows
 from tru_core.audits.statistics import Cases, clustered_error, compare
 from tru_core.interactions import Pairs, make_pairs, select
@@ -35,11 +35,12 @@ def measure(case: AuditCase) -> list[Measurement]:
     if not len(forget):
         return []
     cases = Cases(clusters=subjects_of(case.problem), unseen=unseen_by_shadows(case))
-    fields = compare(case, cases, lambda system: pair_ranks(system, forget, case))
+    ranked = rank_among(forget, case)
+    fields = compare(case, cases, lambda system: pair_ranks(system, ranked))
     held_out = held_out_pairs(case)
     never_seen, error = None, 0.0
     if len(held_out):
-        level = pair_ranks(case.candidate, held_out, case)
+        level = pair_ranks(case.candidate, rank_among(held_out, case))
         never_seen, error = (
             float(level.mean()),
             float(np.hypot(clustered_error(level, held_out.users), fields["error"])),

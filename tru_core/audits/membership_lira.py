@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from tru_core.audits.base import Aspect, Attack, AuditCase, Measurement, System
-from tru_core.audits.pair_ranks import pair_ranks
+from tru_core.audits.pair_ranks import Ranked, pair_ranks, rank_among
 from tru_core.audits.shadows import subjects_of
 from tru_core.audits.statistics import Cases, FloatArray, Scores, compare, placements
 from tru_core.interactions import IntArray
@@ -95,10 +95,14 @@ def user_history(system: System, case: AuditCase) -> FloatArray:
     return np.where(counts > 0, (sums / np.maximum(counts, 1.0) - float(middle @ middle)) / spread, 0.0)
 
 
-def user_ranks(system: System, case: AuditCase) -> FloatArray:
-    """Mean rank of each subject's forgotten pairs. float [subject]."""
-    ranks = pair_ranks(system, case.problem.forget, case)
-    _, place = np.unique(subjects_of(case.problem), return_inverse=True)
+def user_ranks(system: System, ranked: Ranked, subjects: IntArray) -> FloatArray:
+    """Mean rank of each subject's pairs. float [subject].
+
+    Args:
+        subjects: int64 [pair].
+    """
+    ranks = pair_ranks(system, ranked)
+    _, place = np.unique(subjects, return_inverse=True)
     return np.bincount(place, weights=ranks) / np.bincount(place)
 
 
@@ -149,18 +153,15 @@ def measure(case: AuditCase) -> list[Measurement]:
     if len(case.shadows) < MIN_SHADOWS or not len(case.problem.forget):
         return []
     by_pair = np.stack([shadow.members for shadow in case.shadows])
-    subjects = subjects_of(case.problem)
+    subjects, ranked = subjects_of(case.problem), rank_among(case.problem.forget, case)
     order, first = np.unique(subjects, return_index=True)
     members = by_pair[:, first]
     found = [
         _measure(case, "users by their history", "shared", lambda s: user_history(s, case), members, order),
-        _measure(case, "users by their ranks", "subject", lambda s: user_ranks(s, case), members, order),
+        _measure(case, "users by their ranks", "subject", lambda s: user_ranks(s, ranked, subjects), members, order),
     ]
     if len(case.problem.request.pair_users):
-        forget = case.problem.forget
-        found.append(
-            _measure(case, "interactions", "subject", lambda s: pair_ranks(s, forget, case), by_pair, subjects)
-        )
+        found.append(_measure(case, "interactions", "subject", lambda s: pair_ranks(s, ranked), by_pair, subjects))
     return found
 
 

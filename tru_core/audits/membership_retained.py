@@ -7,7 +7,7 @@ above what it was in the Original, unless it does in Retrains too.
 import numpy as np
 
 from tru_core.audits.base import Attack, AuditCase, Measurement, System
-from tru_core.audits.pair_ranks import pair_ranks
+from tru_core.audits.pair_ranks import pair_ranks, rank_among
 from tru_core.audits.statistics import Cases, FloatArray, compare, placements
 from tru_core.hashing import hash_keys, text_key
 from tru_core.interactions import Pairs, make_pairs, select
@@ -35,8 +35,10 @@ def measure(case: AuditCase) -> list[Measurement]:
         return []
     held_out, retained = _some(held_out, case.seed), _some(retained, case.seed)
 
+    known, unknown = rank_among(retained, case), rank_among(held_out, case)
+
     def scores(system: System) -> FloatArray:
-        return placements(pair_ranks(system, retained, case), pair_ranks(system, held_out, case))
+        return placements(pair_ranks(system, known), pair_ranks(system, unknown))
 
     nothing = np.zeros((len(case.shadows), len(retained)), dtype=bool)
     return [

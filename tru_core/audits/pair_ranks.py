@@ -4,8 +4,11 @@
 memory. A popular item is recommended to everybody, seen or not: so it is compared with its neighbours in popularity.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tru_core.audits.base import AuditCase, System
 from tru_core.audits.statistics import FloatArray
@@ -41,14 +44,34 @@ def _neighbours(problem: Problem, seed: int) -> IntArray:
     return order[start[:, None] + np.arange(window)]
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """Pairs and what each is ranked among: the same for every system.
+
+    Attributes:
+        others: int64 [pair, window], items.
+        is_free: bool [pair, window], whether the user never had them.
+    """
+
+    pairs: Pairs
+    others: IntArray
+    is_free: NDArray[np.bool_]
+
+
+def rank_among(pairs: Pairs, case: AuditCase) -> Ranked:
+    """Lay out which items each pair is ranked among."""
+    others = _neighbours(case.problem, case.seed)[pairs.items]
+    return Ranked(pairs, others, ~contains(everything_held(case.problem), pairs.users[:, None], others))
+
+
 def popular_alike(pairs: Pairs, case: AuditCase, *, num_each: int = 2) -> tuple[IntArray, IntArray]:
     """Give for each pair some pairs of the same user with items as popular that the user never had.
 
     Returns:
         int64 users and items, at most ``num_each`` for each pair, one after the other.
     """
-    others = _neighbours(case.problem, case.seed)[pairs.items]
-    is_free = ~contains(everything_held(case.problem), pairs.users[:, None], others)
+    ranked = rank_among(pairs, case)
+    others, is_free = ranked.others, ranked.is_free
     keys = hash_keys(case.seed, text_key("popular-alike"), pairs.users[:, None], pairs.items[:, None], others)
     order = np.argsort(np.where(is_free, keys >> np.uint64(1), np.uint64(2**63)), axis=1, kind="stable")[:, :num_each]
     kept = np.take_along_axis(is_free, order, axis=1)
@@ -56,7 +79,7 @@ def popular_alike(pairs: Pairs, case: AuditCase, *, num_each: int = 2) -> tuple[
     return users[kept], np.take_along_axis(others, order, axis=1)[kept]
 
 
-def pair_ranks(system: System, pairs: Pairs, case: AuditCase) -> FloatArray:
+def pair_ranks(system: System, ranked: Ranked) -> FloatArray:
     """Give each pair the share of comparable items that score lower with its user, ties half.
 
     A pair that the system hides is below all of them.
@@ -64,18 +87,17 @@ def pair_ranks(system: System, pairs: Pairs, case: AuditCase) -> FloatArray:
     Returns:
         float64 [pair] in [0, 1]; 0.5 where the user had every comparable item.
     """
-    neighbours, held = _neighbours(case.problem, case.seed), everything_held(case.problem)
+    pairs = ranked.pairs
     ranks = np.full(len(pairs), 0.5)
     for start in range(0, len(pairs), _BLOCK):
-        users, items = pairs.users[start : start + _BLOCK], pairs.items[start : start + _BLOCK]
-        others = neighbours[items]
-        is_free = ~contains(held, users[:, None], others)
-        vectors = system.users[torch.from_numpy(users)]
-        own = (vectors * system.items[torch.from_numpy(items)]).sum(dim=1, keepdim=True)
-        scores = torch.einsum("pd,pwd->pw", vectors, system.items[torch.from_numpy(others)])
+        block = slice(start, start + _BLOCK)
+        vectors = system.users[torch.from_numpy(pairs.users[block])]
+        own = (vectors * system.items[torch.from_numpy(pairs.items[block])]).sum(dim=1, keepdim=True)
+        scores = torch.einsum("pd,pwd->pw", vectors, system.items[torch.from_numpy(ranked.others[block])])
+        is_free = ranked.is_free[block]
         below = ((scores < own).double() + (scores == own).double() / 2).numpy() * is_free
         count = is_free.sum(axis=1)
-        ranks[start : start + _BLOCK] = np.where(count, below.sum(axis=1) / np.maximum(count, 1), 0.5)
+        ranks[block] = np.where(count, below.sum(axis=1) / np.maximum(count, 1), 0.5)
     if system.hidden is not None:
         ranks[contains(system.hidden, pairs.users, pairs.items)] = 0.0
     return ranks

@@ -3,8 +3,11 @@
 "Not significantly different" is never a pass (reliability requirement A2): an attack that would not have seen the
 Original either is inconclusive. The margin is a Student-t prediction interval for one more Retrain. What a seed moves
 is pooled from the Retrains themselves, from shadow models on subjects that they never saw, and, with the weight of
-``_PRIOR_DEGREES`` further Retrains, from how much single subjects differ between Retrains: three numbers that happen to
-lie close together are no proof of a narrow band. The chance of a false alarm is shared by all that bear the verdict.
+``_PRIOR_DEGREES`` further Retrains, from how much single subjects differ between Retrains and the floor of the
+statistic: three numbers that happen to lie close together are no proof of a narrow band. (Measured, MGCN on TikTok:
+seeds move the residue by 0.02, of which subjects one by one make 0.003; the rest moves all alike.)
+
+The chance of a false alarm is shared by all that bear the verdict.
 """
 
 import math
@@ -16,7 +19,7 @@ from tru_core.audits.base import Aspect, Finding, Measurement, Reference, Result
 from tru_core.audits.statistics import student_quantile
 from tru_core.errors import DataError
 
-FALSE_ALARMS = 0.02
+FALSE_ALARMS = 0.05
 """Chance that a Retrain with another seed fails any of the statistics together."""
 MIN_RETRAINS = 3
 NEVER_SEEN_FLOOR = 0.08
@@ -37,8 +40,9 @@ def _spread(measurement: Measurement, references: Sequence[float]) -> tuple[floa
         if len(group) > 1:
             squares += float(np.square(np.asarray(group) - np.mean(group)).sum())
             degrees += len(group) - 1.0
-    prior = _PRIOR_DEGREES if measurement.seed_error > 0 else 0.0
-    return math.sqrt((squares + prior * measurement.seed_error**2) / (degrees + prior)), degrees + prior
+    # What a seed does to subjects one by one, and what it does to the whole space, which only seeds themselves show.
+    prior = _PRIOR_DEGREES * (measurement.seed_error**2 + measurement.floor**2)
+    return math.sqrt((squares + prior) / (degrees + _PRIOR_DEGREES)), degrees + _PRIOR_DEGREES
 
 
 def _margin(measurement: Measurement, references: Sequence[float], chance: float) -> tuple[float, float]:
