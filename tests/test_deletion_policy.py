@@ -282,9 +282,10 @@ def test_if_no_model_passes_the_old_version_serves_and_nothing_is_tried_again_in
 def test_of_two_runs_the_second_says_so_and_its_requests_wait_for_the_next(
     job: JobConfig, store: ObjectStore, tmp_path: Path
 ) -> None:
-    with hold_lease(store, "tiny", lease_seconds=0.3):
+    patient = with_policy(job, lease_seconds=2)
+    with hold_lease(store, "tiny", lease_seconds=2):
         with pytest.raises(ConflictError, match="another run works on it") as caught:
-            delete(job, tmp_path, *LINES)
+            delete(patient, tmp_path, *LINES)
         assert caught.value.exit_code == 5
         assert is_untouched(store)
     assert run_deletions(job, is_asked=True)["num_requests"] == {"not_found": 1, "published": 2}
