@@ -79,17 +79,29 @@ def _name(rows: Sequence[Row]) -> str:
 def _verdicts(by_seed: dict[int, dict[str, Row]]) -> str:
     """A line for each candidate: its verdict from each Original, and what it is still good for."""
     seeds = sorted(by_seed)
-    head = ["candidate", *(f"Original {seed}" for seed in seeds), "test R@20", "forget R@20"]
+    head = ["candidate", *(f"Original {seed}" for seed in seeds), "the gate", "test R@20", "forget R@20"]
     lines = [_line(head), _line(["---"] * len(head))]
     for candidate in _candidates(by_seed):
         rows = [by_seed[seed][candidate] for seed in seeds if candidate in by_seed[seed]]
         verdicts = [
             MARKS[by_seed[seed][candidate]["verdict"]] if candidate in by_seed[seed] else "not run" for seed in seeds
         ]
-        lines.append(
-            _line([_name(rows), *verdicts, *(_mean(rows, name) for name in ("test_recall20", "forget_recall20"))])
-        )
+        recalls = [_mean(rows, name) for name in ("test_recall20", "forget_recall20")]
+        lines.append(_line([_name(rows), *verdicts, _gates(rows), *recalls]))
+    costs = [row["gate"] for row in _all(by_seed) if row.get("gate") and row["gate"]["method_seconds"] > 0]
+    if costs:
+        cpu, method = (max(cost[name] for cost in costs) for name in ("cpu_seconds", "method_seconds"))
+        lines += [
+            "",
+            f"The gate took at most {cpu:.1f} s of processor time, a method at most {method:.1f} s of the clock.",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _gates(rows: Sequence[Row]) -> str:
+    """What the gate said, from each Original: one word if always the same."""
+    words = [MARKS[row["gate"]["verdict"]] if row.get("gate") else "-" for row in rows]
+    return words[0] if len(set(words)) == 1 else ", ".join(words)
 
 
 def _mean(rows: Sequence[Row], name: str) -> str:

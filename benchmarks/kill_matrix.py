@@ -183,6 +183,14 @@ def in_place(job: JobConfig, name: str) -> JobConfig:
 # --- judging ------------------------------------------------------------------------------------
 
 
+def first_difference(found: str, expected: str) -> str:
+    """Where two texts differ first, with what stands around."""
+    pairs = zip(found, expected, strict=False)
+    place = next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(found), len(expected)))
+    around = slice(max(0, place - 120), place + 240)
+    return f"...{found[around]!r}... where ...{expected[around]!r}... was expected"
+
+
 def count_lost(job: JobConfig) -> int:
     """Requests that did not end with a receipt, their own or that of the one that they repeat."""
     found = {request.request_id: request for request in deletion_world.ledger_of(job).requests()}
@@ -285,8 +293,7 @@ def run_matrix(storage: StorageConfig, folder: Path, *, num_kills: int, seed: in
             differing = [name for name in expected if found[name] != expected[name]]
             sys.stderr.write(f"trial {number - 1} ended otherwise: exit code {code}, differs in {differing}\n")
             for name in differing:
-                lines = set(found[name].split("\n")) ^ set(expected[name].split("\n"))
-                sys.stderr.write(f"  {name}: {str(sorted(lines))[:500]}\n")
+                sys.stderr.write(f"  {name}: {first_difference(found[name], expected[name])}\n")
         else:
             drop_objects(store)
         sys.stderr.write(f"{figures['kills']}/{num_kills} kills, {len(unequal)} unequal\n")

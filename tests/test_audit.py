@@ -8,17 +8,23 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
 import yaml
 
+from tests.core.thread_workers import in_threads
 from tests.tiny_jobs import tiny_job
 from tests.tiny_snapshot import write_tiny_snapshot
+from tests.worlds import Part, shards_of, tiny_world
 from tru_core.artifact import sha256_hex
-from tru_core.collective import LocalCollective
+from tru_core.audits.shadows import draw_members
+from tru_core.collective import Collective, LocalCollective
 from tru_core.errors import ConfigError, DataError, IntegrityError, MissingObjectError
+from tru_core.interactions import make_request
+from tru_core.unlearning.problem import make_problem
 from workflows import audit as audit_module
 from workflows import cli, shadow_models
 from workflows.audit import audit, examine_alone, verdict_error
@@ -240,6 +246,20 @@ def test_shadow_models_of_another_draw_are_not_judged(store: LocalStore, tmp_pat
         make_case(TaskRun(task, LocalCollective()), asked)
 
 
+def test_two_workers_name_the_members_of_a_shadow_model_as_one_does() -> None:
+    world = tiny_world()
+    pairs = world.train[::3]
+    request = make_request(users=np.arange(0, 24, 5), pair_users=pairs[:, 0], pair_items=pairs[:, 1])
+
+    def digest(part: Part, collective: Collective) -> str:
+        problem = make_problem(part.shard, request, part.item_neighbours, collective)
+        return shadow_models.members_digest(problem, draw_members(problem, num_shadows=4, seed=1)[2])
+
+    parts = shards_of(world, 2)
+    alone = digest(shards_of(world, 1)[0], LocalCollective())
+    assert in_threads(2, lambda collective: digest(parts[collective.rank], collective)) == [alone, alone]
+
+
 # --- what is asked for --------------------------------------------------------------------------
 
 
@@ -254,6 +274,7 @@ def test_shadow_models_of_another_draw_are_not_judged(store: LocalStore, tmp_pat
         ({"candidates": [{"name": "sisa", "settings": {"num_shard": 2}}]}, "did you mean 'num_shards'"),
         ({"shadows": 15}, "an even number is needed"),
         ({"seeds": [1, 1]}, "audit: seed 1 stands twice"),
+        ({"seeds": [1, 2]}, r"audit\.seeds: 2 Retrains give no band; expected at least 3"),
         ({"shadow_fit": {"max_epoch": 2}}, "audit.shadow_fit: max_epoch: .*did you mean 'max_epochs'"),
         ({"shadow_fit": {"seed": 2}}, "a seed of its own"),
         ({"version": 2, "batch": "abc"}, "version or batch, not both"),
@@ -346,7 +367,7 @@ def test_a_batch_is_audited_with_its_own_requests(store: LocalStore, here: Here,
     job = job_of(store, tmp_path, batch="b" * 32, shadows=0)
     plain = job_of(store, tmp_path)
     published(store, plain, original_entry(store, plain), None, "first")
-    with pytest.raises(MissingObjectError):
+    with pytest.raises(MissingObjectError, match="no batch bbbb"):
         audit(job)
     plan = {
         "snapshot": current_snapshot_entry(store, job.dataset)[1].model_dump(mode="json"),

@@ -157,6 +157,23 @@ def test_a_version_published_during_the_training_wins_and_the_same_command_start
     assert (figures["parent_version"], figures["version"]) == (2, 3)
 
 
+def test_a_training_that_began_before_a_deletion_is_not_published_after_it(
+    job: JobConfig, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(task: WorkerTask, *, show_progress: bool) -> Results:
+        results = run_here(task, show_progress=show_progress)
+        monkeypatch.setattr(runs, "run_task", run_here)
+        delete(job, tmp_path, *LINES)
+        return results
+
+    monkeypatch.setattr(runs, "run_task", meanwhile)
+    reseeded = job.model_copy(update={"fit": job.fit.model_copy(update={"seed": 1})})
+    with pytest.raises(ConflictError, match="became current during the training"):
+        runs.train(reseeded)
+    assert current_version(store, "mgcn").method == "tru"
+    assert runs.train(reseeded)["version"] == 3
+
+
 def test_a_model_that_knows_more_than_the_data_set_answers_no_request(
     job: JobConfig, store: ObjectStore, tmp_path: Path
 ) -> None:

@@ -210,7 +210,8 @@ def test_a_hold_placed_during_the_training_keeps_that_user_and_the_batch_goes_on
 
     monkeypatch.setattr(runs, "run_task", meanwhile)
     figures = delete(job, tmp_path, *users(3, 4))
-    assert figures["num_requests"] == {"published": 1}
+    assert (figures["num_requests"], figures["num_held"]) == ({"published": 1}, 1)
+    assert "failed" not in figures
     assert (request_of(job, "r3").state, request_of(job, "r4").state) == ("held", "receipted")
     assert read_receipt(store, "mgcn", "r3") is None
     assert pairs_of(store, current_snapshot(store, "tiny")) == {pair for pair in pairs if pair[0] != 4}
@@ -281,9 +282,10 @@ def test_if_no_model_passes_the_old_version_serves_and_nothing_is_tried_again_in
 def test_of_two_runs_the_second_says_so_and_its_requests_wait_for_the_next(
     job: JobConfig, store: ObjectStore, tmp_path: Path
 ) -> None:
-    with hold_lease(store, "tiny", lease_seconds=0.3):
+    patient = with_policy(job, lease_seconds=2)
+    with hold_lease(store, "tiny", lease_seconds=2):
         with pytest.raises(ConflictError, match="another run works on it") as caught:
-            delete(job, tmp_path, *LINES)
+            delete(patient, tmp_path, *LINES)
         assert caught.value.exit_code == 5
         assert is_untouched(store)
     assert run_deletions(job, is_asked=True)["num_requests"] == {"not_found": 1, "published": 2}

@@ -39,7 +39,7 @@ from workflows.storage import (
     write_json,
 )
 from workflows.tasks import Stage, WorkerTask
-from workflows.worker import TaskRun
+from workflows.worker import TaskRun, note_run
 
 Figures = dict[str, Any]
 _STAGE = "audit"
@@ -68,6 +68,7 @@ def _examine_stage(task: WorkerTask) -> None:
     asked = parse(ExamineSettings, stage.settings, where=stage.name)
     run = TaskRun(task.model_copy(update={"planting": None}), LocalCollective())
     planted = None if task.planting is None else TaskRun(task, LocalCollective())
+    note_run(run.store, task)
     write_json(run.store, stage_result_key(task.run_id, stage.name), examine(run, asked, planted))
 
 

@@ -114,7 +114,7 @@ def _read_shadows(run: TaskRun, asked: ExamineSettings) -> tuple[Shadow, ...]:
     found = []
     for number, entry in enumerate(asked.shadows):
         look = read_look(run.store, entry, user_rows=run.data.shard.user_rows, collective=run.collective)
-        if look.members_sha256 != members_digest(members[number]):
+        if look.members_sha256 != members_digest(run.problem, members[number]):
             raise IntegrityError(
                 f"{entry.key}: shadow model {number + 1} was trained on other subjects than today's draw says. Nothing "
                 "was judged. Change audit.seed, so that shadow models are trained anew."

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from tru_core.audits.base import AUDIT_SEED
 from tru_core.audits.injection import InjectionSettings
+from tru_core.audits.verdict import MIN_RETRAINS
 from tru_core.errors import ConfigError
 from tru_core.fit import FitSettings
 from tru_core.settings import Settings
@@ -105,6 +106,10 @@ class AuditConfig(Settings):
         refuse_duplicates(self.seeds, what="seed", where="audit")
         if self.shadows % 2:
             raise ConfigError(f"audit.shadows: an even number is needed, each subject is in half; found {self.shadows}")
+        if 0 < len(self.seeds) < MIN_RETRAINS:
+            raise ConfigError(
+                f"audit.seeds: {len(self.seeds)} Retrains give no band; expected at least {MIN_RETRAINS}, better 5"
+            )
         if "seed" in self.shadow_fit:
             raise ConfigError("audit.shadow_fit: seed: each shadow model has a seed of its own")
         if self.version is not None and self.batch:

@@ -5,10 +5,11 @@ from typing import Literal
 
 from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError, MissingObjectError
+from workflows.batches import batch_key
 from workflows.config import JobConfig
 from workflows.publish import Version, read_versions
 from workflows.snapshot import current_snapshot_entry
-from workflows.storage import FileEntry, ObjectStore, dataset_log, deletion_prefix, read_json, read_log
+from workflows.storage import FileEntry, ObjectStore, dataset_log, read_json, read_log
 from workflows.tasks import RequestRows
 
 Regime = Literal["user", "item", "interaction"]
@@ -93,8 +94,13 @@ def _snapshot_entry(store: ObjectStore, version: Version) -> FileEntry:
 
 def _batch_scope(job: JobConfig, store: ObjectStore) -> AuditScope:
     """A batch's own plan says all: where it started, what it was asked for, what it published."""
-    prefix = deletion_prefix(job.model, job.audit.batch)
-    plan = read_json(store, f"{prefix}/plan.json")
+    plan_key = batch_key(job.model, job.audit.batch, "plan")
+    if not store.exists(plan_key):
+        raise MissingObjectError(
+            f"audit.batch: {plan_key} is not there: model {job.model} has no batch {job.audit.batch}, or what it "
+            "deleted is purged already, and with it what could be asked about. Nothing was started."
+        )
+    plan = read_json(store, plan_key)
     version = next((v for v in read_versions(store, job.model) if v.job_digest == job.audit.batch), None)
     if version is None:
         raise ConfigError(
@@ -106,7 +112,7 @@ def _batch_scope(job: JobConfig, store: ObjectStore) -> AuditScope:
         FileEntry.model_validate(plan["snapshot"]),
         regime_of(rows),
         f"batch {job.audit.batch[:8]}",
-        request=_entry_of(store, f"{prefix}/request.json"),
+        request=_entry_of(store, batch_key(job.model, job.audit.batch, "request")),
         original=FileEntry.model_validate(plan["original"]),
         candidate=version.manifest,
         title=f"version {version.version} ({version.method})",

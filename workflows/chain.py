@@ -144,6 +144,12 @@ def append(
     return ChainEntry(link, before.sha256, dict(fields))
 
 
+def mend_mark(store: ObjectStore, chain: str, newest: Link) -> None:
+    """Write the mark of the newest entry, which was read and verified, if its writer died before it. No label."""
+    if newest.seq and newest.seq not in list_chain(store, chain).marks:
+        store.put_if_absent(chain_mark_key(chain, newest.seq, newest.sha256, ""), newest.sha256.encode())
+
+
 def _checked(chain: str, seq: int, body: bytes, *, before: Link | None, mark: Mark | None) -> ChainEntry:
     """Verify one entry. ``before`` is None where the entry before was not read."""
     key = log_key(chain_log(chain), seq)

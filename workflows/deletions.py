@@ -2,8 +2,8 @@
 
 One run at a time works on a data set (:mod:`workflows.run_lock`). It first finishes what an interrupted run began:
 a batch that took effect is completed from its plan, one that did not is planned again from the same requests, which
-gives the same batch with the same files, checkpoints and results. Then it makes batches of what is due, and at last
-purges what earlier runs had to defer. The steps of one batch and their order: :mod:`workflows.deletion_steps`.
+gives the same batch with the same files, checkpoints and results. Then it purges what earlier runs had to defer or left
+behind, and makes batches of what is due. The steps of one batch and their order: :mod:`workflows.deletion_steps`.
 """
 
 from collections import Counter
@@ -47,12 +47,14 @@ class _Progress:
     """What a run has done so far.
 
     Attributes:
-        set_aside: Requests that are left for another run, by id, with the error that says why.
+        set_aside: Requests that policy does not let be carried out, by id, with the error that says why.
+        num_held: Requests that were held while their batch was made.
     """
 
     done: list[DoneBatch] = field(default_factory=list)
     set_aside: dict[str, TruError] = field(default_factory=dict)
     num_waiting: int = 0
+    num_held: int = 0
 
 
 def run_deletions(
@@ -103,8 +105,13 @@ def run_deletions(
             ledger.refresh()
             work = Work(store, job, ledger, lease, identity, signing, audit, connect, show_progress)
             _finish_interrupted(work, progress)
-            _take_due(work, progress, is_asked=is_asked or file is not None)
             purge(store, job, ledger, lease, now=utc_now())
+            _take_due(work, progress, is_asked=is_asked or file is not None)
+        if progress.num_held and not progress.done:
+            raise PolicyError(
+                f"all {progress.num_held} requests that were due are held since. Nothing was published; they are kept. "
+                f"Release the holds with `tru delete release`."
+            )
         return _figures(ledger, progress, submitted)
 
     file = open_request_file(requests) if requests is not None else None
@@ -234,8 +241,7 @@ def _hold_back(work: Work, progress: _Progress, request_ids: list[str], held: se
     work.advance(
         [r for r in rest if states[r].state == "processing"], "queued", reason="its batch goes on without others"
     )
-    error = PolicyError(f"{len(held)} requests were held while their batch was made. They are kept for later.")
-    progress.set_aside |= dict.fromkeys(held, error)
+    progress.num_held += len(held)
     return rest
 
 
@@ -254,6 +260,7 @@ def _figures(ledger: Ledger, progress: _Progress, submitted: SubmitReport | None
         "num_requests": dict(sorted(outcomes.items())),
         "num_interactions": sum(done.plan.num_interactions for done in progress.done),
         "num_waiting": progress.num_waiting,
+        "num_held": progress.num_held,
         "states": dict(sorted(ledger.counts().items())),
         "batches": batches,
     }

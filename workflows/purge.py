@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from tru_core.errors import AccessError, IntegrityError, MissingObjectError
 from workflows.batches import batch_key
 from workflows.config import JobConfig
-from workflows.ledger import Ledger
+from workflows.ledger import Ledger, State
 from workflows.purge_inventory import Kind, Remnant, list_remnants
 from workflows.run_lock import Lease
 from workflows.storage import ObjectStore, append_log_entry, canonical_json, read_json, read_log
@@ -20,8 +20,13 @@ from workflows.storage_keys import purge_log
 
 Outcome = Literal["purged", "not_found", "held", "deferred"]
 
-UNFINISHED_STATES = ("processing", "published", "purged")
-_ENDED_STATES = ("published", "purged", "receipted", "denied", "failed_terminal", "cancelled")
+UNFINISHED_STATES: tuple[State, ...] = ("processing", "published", "purged")
+_PLANNED_STATES: tuple[State, ...] = (
+    *UNFINISHED_STATES,
+    "queued",
+    "failed_retryable",
+)  # the next run takes the same plan up again
+_ENDED_STATES: tuple[State, ...] = ("published", "purged", "receipted", "denied", "failed_terminal", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def purge(
         return [PurgeItem(**item) for item in noted["items"]]
     lease.check()
     is_held = any(hold.level == "dataset" for hold in ledger.holds())
-    open_batches = {request.batch_id for request in ledger.requests(UNFINISHED_STATES)}
+    open_batches = {request.batch_id for request in ledger.requests(_PLANNED_STATES)}
     remnants = list_remnants(store, job, open_batches=open_batches, now=now)
     planned = [] if is_held else _planned(store, job, batch_id, [r for r in remnants if _is_due(r, now)])
     items = [_delete(store, remnant, now=now, is_held=is_held) for remnant in remnants]
@@ -84,7 +89,7 @@ def purge(
 
 def deferred_and_due(store: ObjectStore, job: JobConfig, ledger: Ledger, *, now: datetime) -> int:
     """How many things that hold deleted rows could be deleted now."""
-    open_batches = {request.batch_id for request in ledger.requests(UNFINISHED_STATES)}
+    open_batches = {request.batch_id for request in ledger.requests(_PLANNED_STATES)}
     remnants = list_remnants(store, job, open_batches=open_batches, now=now)
     return sum(_is_due(remnant, now) for remnant in remnants)
 

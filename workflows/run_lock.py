@@ -81,6 +81,10 @@ def _wait_until_silent(store: ObjectStore, dataset: str, epoch: int, lease_secon
         ConflictError: If the holder is alive, or another newcomer was first.
     """
     silent_since, beats = time.monotonic(), None
+    if not store.exists(_released_key(dataset, epoch)):
+        log.warning(
+            "lease %d of data set %s is held; looking for %g s whether its run is alive", epoch, dataset, lease_seconds
+        )
     while not store.exists(_released_key(dataset, epoch)):
         seen = [info.key for info in store.list(_beats_folder(dataset, epoch))]
         if (beats is not None and seen != beats) or _newest_epoch(store, dataset) != epoch:

@@ -9,6 +9,7 @@ part of the name: results do not depend on it.
 from typing import Any
 
 from tru_core.artifact import sha256_hex
+from tru_core.errors import ConflictError
 from workflows.config import JobConfig
 from workflows.jobs import run_task
 from workflows.outcomes import recorded
@@ -56,6 +57,21 @@ def training_task(job: JobConfig, snapshot: FileEntry) -> WorkerTask:
     )
 
 
+def _check_data_is_current(store: ObjectStore, job: JobConfig, entry: FileEntry) -> None:
+    """Refuse to publish what was trained on a snapshot that is current no more: it may know who was deleted since.
+
+    Raises:
+        ConflictError: If another snapshot is current.
+    """
+    manifest, current = current_snapshot_entry(store, job.dataset)
+    if current != entry:
+        raise ConflictError(
+            f"data set {job.dataset}: snapshot {manifest.snapshot_id} became current during the training. The model "
+            f"was trained on an earlier one and was not published: it may know what was deleted. Run the same command "
+            f"again."
+        )
+
+
 def train(job: JobConfig, *, show_progress: bool = True) -> Figures:
     """Train the Original and publish it as a model version."""
     store = open_store(job.storage)
@@ -64,6 +80,7 @@ def train(job: JobConfig, *, show_progress: bool = True) -> Figures:
 
     def body() -> Figures:
         original = results_of(store, task, show_progress=show_progress)["original"]
+        _check_data_is_current(store, job, entry)
         version = publish_version(
             store,
             job.model,
@@ -107,6 +124,7 @@ def unlearn(job: JobConfig, *, show_progress: bool = True) -> Figures:
 
     def body() -> Figures:
         results = results_of(store, task, show_progress=show_progress)
+        _check_data_is_current(store, job, entry)
         version = publish_version(
             store,
             job.model,

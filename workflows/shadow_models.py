@@ -107,12 +107,23 @@ def train_shadow(
     model = new_model(seed)
     state = fit(model, graph, shard, pairs, settings.model_copy(update={"seed": seed}), valid=problem.valid)
     figures = {"seconds": state.seconds, "epochs": state.epoch, "valid_recall20": state.best_score}
-    return look_at(model, problem.graph_without), figures | {"members_sha256": members_digest(members)}
+    return look_at(model, problem.graph_without), figures | {"members_sha256": members_digest(problem, members)}
 
 
-def members_digest(members: NDArray[np.bool_]) -> str:
-    """Name who a shadow model knows, so that a look is never read with another draw than it was trained with."""
-    return sha256_hex(np.packbits(members).tobytes())
+def members_digest(problem: Problem, members: NDArray[np.bool_]) -> str:
+    """Name who a shadow model knows, so that a look is never read with another draw than it was trained with.
+
+    Args:
+        members: bool [forget pair of this worker].
+
+    Returns:
+        The same on any number of workers.
+    """
+    rows, items = problem.shard.user_rows[problem.forget.users], problem.forget.items
+    own = torch.from_numpy(np.stack([rows, items, members.astype(np.int64)], axis=1))
+    known = torch.cat(problem.graph_without.collective.all_gather(own)).numpy()
+    known = known[np.lexsort((known[:, 1], known[:, 0]))]
+    return sha256_hex(np.packbits(known[:, 2].astype(bool)).tobytes())
 
 
 def write_look(

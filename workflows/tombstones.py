@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from tru_core.errors import ConfigError, ConflictError, IntegrityError, TransientError
 from tru_core.keys import IdentityKey
 from tru_core.settings import Settings
-from workflows.chain import Link, append, list_chain, read_chain
+from workflows.chain import Link, append, list_chain, mend_mark, read_chain
 from workflows.requests import DeletionRequest, Kind
 from workflows.storage import FileEntry, ObjectStore, put_file, read_verified
 from workflows.storage_keys import tombstones_body_key, tombstones_chain, tombstones_prefix
@@ -163,6 +163,7 @@ def add_tombstones(store: ObjectStore, dataset: str, tombstones: Sequence[Tombst
     for _ in range(_MAX_ATTEMPTS):
         index, link = _read(store, dataset)
         if batch_id in index.batch_ids or not tombstones:
+            mend_mark(store, tombstones_chain(dataset), link)
             return False
         if _append(store, dataset, "deletion", tombstones, [0] * len(tombstones), batch_id=batch_id, before=link):
             return True
