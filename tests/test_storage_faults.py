@@ -1,8 +1,10 @@
 """Faults that stay: every call to a storage ends in time, with success or exit code 7, and then all is as it was."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import pytest
 
@@ -113,7 +115,9 @@ def test_work_that_takes_longer_is_left_alone() -> None:
     assert time.monotonic() - started < 4
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_error_that_nobody_expected_is_not_lost() -> None:
+def test_an_error_that_nobody_expected_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: SimpleQueue[threading.ExceptHookArgs] = SimpleQueue()
+    monkeypatch.setattr(threading, "excepthook", told.put)
     with pytest.raises(RuntimeError, match="error of the program itself"):
         within(10, lambda: {}["missing"], expected=(TransientError,))
+    assert told.get(timeout=10).exc_type is KeyError

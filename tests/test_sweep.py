@@ -179,6 +179,7 @@ def test_a_sweep_judges_by_validation_and_forget_pairs_and_is_done_once(
     # Numbers are kept; nothing that could hold a person's rows is, and nothing was published.
     run = run_prefix(figures["run_id"])
     assert {info.key.removeprefix(f"{run}/") for info in store.list(run)} == {
+        "about.json",
         "trials.json",
         "attempts/00000001/result.json",
         *(f"{row['trial']}/result.json" for row in rows),
