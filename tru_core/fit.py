@@ -130,9 +130,24 @@ def adam_moments(optimizer: torch.optim.Adam) -> dict[str, Tensor]:
 
 
 def restore_adam(optimizer: torch.optim.Adam, moments: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`adam_moments` took."""
+    """Put back what :func:`adam_moments` took.
+
+    Raises:
+        DataError: If the state of a parameter that was stepped is missing: going on without it would be another run.
+    """
+    if len(moments["steps"]) != len(optimizer.param_groups):
+        raise DataError(
+            f"the checkpoint has optimizer state of {len(moments['steps'])} parameters, the model has "
+            f"{len(optimizer.param_groups)}. Nothing was changed. Resume with the job file that it was made with."
+        )
     for group, steps in zip(optimizer.param_groups, moments["steps"].tolist(), strict=True):
-        if f"exp_avg/{group['name']}" in moments:
+        missing = [kind for kind in ("exp_avg", "exp_avg_sq") if f"{kind}/{group['name']}" not in moments]
+        if steps and missing:
+            raise DataError(
+                f"the checkpoint lacks {missing[0]} of parameter {group['name']} after {steps} steps: training cannot "
+                "go on where it stood. Nothing was changed. Delete the run's checkpoints to start it afresh."
+            )
+        if not missing:
             optimizer.state[group["params"][0]] = {
                 "step": torch.tensor(float(steps)),
                 "exp_avg": moments[f"exp_avg/{group['name']}"].clone(),

@@ -132,3 +132,12 @@ def test_a_flipped_bit_in_the_header_never_ends_in_another_error(data: st.DataOb
         return
     assert found  # opened, perhaps with another name, dtype or shape: the digest is what catches it
     assert sha256_hex(bytes(body)) != sha256_hex(pack_tensors(TENSORS))
+
+
+@pytest.mark.parametrize(
+    "body", [b"PK\x03\x04\x00\x00\x08\x08" + b"archive/data.pkl" * 20, b"\x80\x02}q\x00(X\x06" + b"w" * 200]
+)
+def test_a_legacy_file_of_pytorch_is_refused_unopened(body: bytes) -> None:
+    with pytest.raises(IntegrityError, match=r"model\.pt") as caught:
+        unpack_tensors(body, key="model.pt")
+    assert caught.value.exit_code == 8

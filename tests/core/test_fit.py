@@ -20,6 +20,7 @@ from tru_core.fit import (
     fit,
     make_adam,
     parameter_values,
+    restore_adam,
     set_parameters,
     train_batches,
 )
@@ -228,3 +229,13 @@ def test_values_of_another_model_are_refused(part: Part) -> None:
 def test_settings_that_cannot_be_meant_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         FitSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_that_lacks_optimizer_state_is_not_resumed(part: Part) -> None:
+    state = fitted(part, model=build_model(part), settings=settings_for(2))
+    rest = {name: value for name, value in state.moments.items() if name != "exp_avg_sq/user_table"}
+    fewer = state.moments | {"steps": state.moments["steps"][:-1]}
+    for moments, words in ((rest, "lacks exp_avg_sq of parameter user_table"), (fewer, "optimizer state of")):
+        with pytest.raises(DataError, match=words) as caught:
+            restore_adam(make_adam(build_model(part), 0.02), moments)
+        assert caught.value.exit_code == 3
