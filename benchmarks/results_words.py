@@ -9,7 +9,7 @@ from results_plan import ABLATION_METHODS, LITERAL, TRU, Cell
 from results_rows import Record, read_sheet, valid_rows
 
 from tru_core.errors import ConfigError
-from workflows.comparison import FigureSummary, RunFigures, SummaryRow, residue_figures, summarise, t_interval
+from workflows.comparison import FigureSummary, RunFigures, SummaryRow, flat_residue, summarise, t_interval
 from workflows.grid_config import ORIGINAL, RETRAIN
 
 JUDGED = {"test_recall20": "retained Recall@20", "forget_recall20": "forget Recall@20", "residue": "residue"}
@@ -74,7 +74,7 @@ def _summaries(cell: Cell, records: Mapping[int, Mapping[str, Record]]) -> dict[
             row = rows[label]
             figures = dict(row["figures"])
             if "residue" in row["details"]:
-                figures |= residue_figures(row["details"]["residue"])
+                figures |= flat_residue(row["details"]["residue"])
             if row["measured"]["side_by_side"]:
                 del figures["seconds"]
             elif label != ORIGINAL and figures["seconds"] > 0:
@@ -142,6 +142,8 @@ def sentence(block: Block) -> str:
     fast = "its speed-up is not known" if speed is None else f"it takes 1/{speed.mean:.1f} of Retrain's seconds"
     if speed is not None and speed.mean < 1:
         fast = f"it takes {1 / speed.mean:.1f} times Retrain's seconds"
+    if speed is not None and speed.low is None and tru.num_seeds > 1:
+        fast += " in the one seed that was run alone"
     return f"TRU's {', its '.join(parts)}; {fast} ({_seeds(tru.num_seeds)}). {_for_less(block)}"
 
 

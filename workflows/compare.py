@@ -20,7 +20,7 @@ from workflows.comparison import (
     FigureSummary,
     RunFigures,
     SummaryRow,
-    residue_figures,
+    flat_residue,
     summarise,
     to_json,
     to_table,
@@ -110,7 +110,7 @@ def _entry(run: GridRun, results: dict[str, Figures], store: ObjectStore, retrai
     figures["seconds"] = result["seconds"]
     if run.method == ORIGINAL and run.needs is not None:
         figures["seconds"] = results[run.needs.key]["seconds"]
-    figures |= residue_figures(result["residue"])
+    figures |= flat_residue(result["residue"])
     seed = _reference_seed(run, sorted(retrains))
     if seed is not None:
         figures["distance"] = list_distance(_lists(store, result), retrains[seed])

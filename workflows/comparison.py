@@ -54,7 +54,7 @@ class RunFigures:
     figures: dict[str, float]
 
 
-def residue_figures(residue: Mapping[str, Any]) -> dict[str, float]:
+def flat_residue(residue: Mapping[str, Any]) -> dict[str, float]:
     """Take from a measured residue its AUC and, as ``residue_beyond``, how far it is above that of held-out pairs.
 
     Like goes with like in any model, in some vector spaces more than in others. What goes up and down with pairs
