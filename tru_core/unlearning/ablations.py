@@ -10,6 +10,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "TRU, touched rows stay": {"replace_rows": "none"},
     "TRU, touched rows fresh": {"replace_rows": "fresh"},
     "TRU, touched rows predicted": {"replace_rows": "predicted"},
+    "TRU, touched items' rows stay": {"replace_items": "none"},
     "TRU, no reverse": {"reverse_steps": 0},
     "TRU, no forget loss": {"forget_weight": 0.0},
     "TRU, no residue loss": {"residue_weight": 0.0},

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tru_core.backbones.base import Backbone
@@ -51,6 +52,12 @@ _USERS_PER_COLUMN = 16
 _RIDGE = 1e-3
 
 
+def ridge_map(gram: Float[Tensor, "input input"], moments: Float[Tensor, "input output"]) -> Float[Tensor, "input output"]:
+    """Solve a ridge regression from its sums over all workers, with a penalty of 1/1000 of the mean square."""
+    penalty = _RIDGE * gram.diagonal().mean() + 1e-30
+    return torch.linalg.solve(gram + torch.eye(len(gram), dtype=gram.dtype) * penalty, moments)
+
+
 def predict_rows(model: Backbone, problem: Problem, users: IntArray, *, seed: int) -> None:
     """Replace the rows of some of this worker's users by what their retained items predict, in place.
 
@@ -78,11 +85,10 @@ def predict_rows(model: Backbone, problem: Problem, users: IntArray, *, seed: in
             calm[positions[owned]] = False
         inputs = evidence[torch.from_numpy(calm)]
         gram = graph.collective.all_sum(inputs.T @ inputs)
-        gram = gram + torch.eye(len(gram), dtype=gram.dtype) * (_RIDGE * gram.diagonal().mean() + 1e-30)
         for name in user_tables(model):
             table = model.get_parameter(name)
             moments = graph.collective.all_sum(inputs.T @ table[torch.from_numpy(calm)].double())
-            predicted = evidence[torch.from_numpy(kept)] @ torch.linalg.solve(gram, moments)
+            predicted = evidence[torch.from_numpy(kept)] @ ridge_map(gram, moments)
             table[torch.from_numpy(users)] = model.fresh_rows(name, shard.user_rows[users], seed=seed)
             table[torch.from_numpy(kept)] = predicted.to(table.dtype)
 

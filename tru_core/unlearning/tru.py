@@ -1,7 +1,8 @@
 """TRU: targeted reverse update, as a sequence whose parts are switches.
 
 1. Structural removal: the deleted edges leave the graph; rows of deleted users and items start afresh.
-2. Rows of users who lost some pairs and stay are replaced by rows that never saw these (``replace_rows``).
+2. Rows of users who lost some pairs and stay are replaced by rows that never saw these (``replace_rows``), and so are
+   rows of items that lost some of their users (``replace_items``).
 3. Steps of reverse (:mod:`.reverse`), in rounds, until the stop rule: forgotten pairs rank as never-seen pairs do, and
    items that only the forgotten brought together are as similar as random ones. Neither above nor below: both tell.
    A round that costs held-out recall more than ``max_quality_loss`` is taken back and is the last.
@@ -22,6 +23,7 @@ from tru_core.fit import OnEpoch, TrainingState, adam_moments, parameter_values,
 from tru_core.interactions import IntArray, positions_of
 from tru_core.sampling import check_all_visited
 from tru_core.unlearning.algorithm_one import algorithm_one
+from tru_core.unlearning.item_rows import replace_item_rows
 from tru_core.unlearning.method import Candidate, Method, Tools, candidate_of
 from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.refit import replace_rows, touched_users
@@ -46,6 +48,8 @@ def _remove(model: Backbone, problem: Problem, users: IntArray, settings: TRUSet
     if settings.reset_subjects:
         reset_subject_rows(model, shard, request, seed=seed)
     replace_rows(model, problem, users, how=settings.replace_rows, seed=seed)
+    if settings.replace_items == "predicted":
+        replace_item_rows(model, problem, seed=seed, max_quality_loss=settings.max_quality_loss)
     return int((of_subjects | np.isin(forget.users, users)).sum())
 
 

@@ -1,0 +1,94 @@
+"""Rows of items that lose some of their users are replaced by what the users who retain them predict.
+
+A deleted user's row is gone at once, and what the user had together stays: training pulled the rows of these items to
+the user's vector, and so to each other. Drawing apart the angles of such pairs (the residue, :mod:`.residue`) leaves
+what a probe that weighs columns still reads. A row that is computed from those who stay alone has nothing to leave.
+Measured by us before it was built, not part of the paper; the figures stand in docs/audits.md.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from tru_core.backbones.base import Backbone
+from tru_core.fit import validation_recall
+from tru_core.graph import Graph, items_from_users
+from tru_core.interactions import IntArray
+from tru_core.unlearning.problem import Problem
+from tru_core.unlearning.refit import ridge_map, user_tables
+
+_ITEMS_PER_COLUMN = 16
+
+
+def touched_items(problem: Problem) -> IntArray:
+    """Rows of items that lose some training pairs but stay, ascending; the same on every worker."""
+    lost = np.flatnonzero(problem.graph_with.item_degrees != problem.graph_without.item_degrees)
+    return np.setdiff1d(lost, problem.request.items)
+
+
+def item_tables(model: Backbone) -> list[str]:
+    """The names of a backbone's tables of items."""
+    return [name for name, axis in model.anatomy.tables.items() if axis == "item"]
+
+
+def _evidence(model: Backbone, graph: Graph) -> Float64[Tensor, "item column"]:
+    """What an item's users are: the sum of their rows and branch vectors over ``sqrt(degree_u * degree_i)``."""
+    users = [model.get_parameter(name) for name in user_tables(model)]
+    users += [of_users for of_users, _ in model.branch_embeddings(graph).values()]
+    return items_from_users(graph, torch.cat(users, dim=1)).double()
+
+
+def predict_item_rows(model: Backbone, problem: Problem, items: IntArray, *, seed: int) -> None:
+    """Replace the rows of some items by what the users who retain them predict, in place.
+
+    The mirror image of :func:`tru_core.unlearning.refit.predict_rows`: ridge regression of the trained rows on what
+    an item's users are explains 0.51 of them on TikTok (MGCN); what it does not explain goes. The map is learned from
+    items that the request does not touch, where there are enough of them, else from all that somebody retains. An
+    item that nobody retains gets an untrained row.
+
+    Args:
+        items: int64, ascending rows of items.
+        seed: Decides untrained rows.
+    """
+    num_kept = problem.graph_without.item_degrees
+    with torch.no_grad():
+        evidence = _evidence(model, problem.graph_without)
+        known, kept = num_kept > 0, items[num_kept[items] > 0]
+        known[problem.request.items] = False
+        calm = known.copy()
+        calm[items] = False
+        taught = torch.from_numpy(calm if calm.sum() >= _ITEMS_PER_COLUMN * evidence.shape[1] else known)
+        inputs = evidence[taught]
+        for name in item_tables(model):
+            table = model.get_parameter(name)
+            predicted = evidence[torch.from_numpy(kept)] @ ridge_map(
+                inputs.T @ inputs, inputs.T @ table[taught].double()
+            )
+            table[torch.from_numpy(items)] = model.fresh_rows(name, items, seed=seed)
+            table[torch.from_numpy(kept)] = predicted.to(table.dtype)
+
+
+def replace_item_rows(model: Backbone, problem: Problem, *, seed: int, max_quality_loss: float) -> bool:
+    """Replace the rows of items that lose some of their users, in place, unless everybody would pay for it.
+
+    Args:
+        seed: Decides untrained rows.
+        max_quality_loss: Put the rows back where validation recall@20 falls by more than this share.
+
+    Returns:
+        Whether rows were replaced. Not where a backbone has no table of items or no item is touched.
+    """
+    items, names = touched_items(problem), item_tables(model)
+    if not len(items) or not names:
+        return False
+    rows = {name: model.get_parameter(name).detach()[torch.from_numpy(items)].clone() for name in names}
+    before = validation_recall(model, problem.graph_without, problem.valid, problem.retain)
+    predict_item_rows(model, problem, items, seed=seed)
+    after = validation_recall(model, problem.graph_without, problem.valid, problem.retain)
+    if after >= (1.0 - max_quality_loss) * before:
+        return True
+    with torch.no_grad():
+        for name, values in rows.items():
+            model.get_parameter(name)[torch.from_numpy(items)] = values
+    return False
