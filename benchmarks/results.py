@@ -65,6 +65,9 @@ def main(cells: Sequence[Cell] = CELLS) -> int:
     parser.add_argument("--minutes", type=float, help="start nothing after so long; the next call goes on")
     parser.add_argument("--again", action="store_true", help="drop the chosen rows first, and measure them anew")
     parser.add_argument("--side-by-side", action="store_true", help="faster; seconds are marked as not comparable")
+    parser.add_argument(
+        "--without-retrain", action="store_true", help="train no Retrain for other rows: no distance where none is there"
+    )
     parser.add_argument("--quick", action="store_true", help="two cells, one seed, cheap methods, beside the page")
     parser.add_argument("--page", action="store_true", help="only render the page from the rows that are there")
     parser.add_argument("--rows", type=Path, default=ROWS_FOLDER, help="folder of the measured rows")
@@ -103,6 +106,7 @@ def _main(arguments: argparse.Namespace, cells: Sequence[Cell]) -> int:
         code=code,
         words=arguments.methods,
         side_by_side=arguments.side_by_side,
+        without_retrain=arguments.without_retrain,
     )
     if arguments.again:
         drop_rows(call, work)

@@ -45,6 +45,7 @@ class Measuring:
         machine: What this machine is, without what changes from minute to minute.
         words: Which rows are asked for; none: all.
         deadline: Start nothing after that time of :func:`time.monotonic`; None: no limit.
+        without_retrain: Train no Retrain for other rows; where the store has none they have no distance to it.
     """
 
     runner: Runner
@@ -56,6 +57,7 @@ class Measuring:
     words: Sequence[str] = ()
     deadline: float | None = None
     side_by_side: bool = False
+    without_retrain: bool = False
 
     def job(
         self, cell: Cell, seeds: Sequence[int], methods: Sequence[CompareMethod] = (), **changes: bool
@@ -115,7 +117,10 @@ def num_missing(call: Measuring, work: Sequence[tuple[Cell, int]]) -> int:
 def _measure_piece(call: Measuring, cell: Cell, seed: int, labels: Sequence[str]) -> None:
     methods = [method for method in cell.all_methods if method.title in labels]
     started = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "load": round(os.getloadavg()[0], 2)}
-    found = call.runner.compare(call.job(cell, [seed], methods, side_by_side=call.side_by_side))
+    with_retrain = RETRAIN in labels or not call.without_retrain or call.runner.has_results(call.job(cell, [seed]))
+    found = call.runner.compare(
+        call.job(cell, [seed], methods, side_by_side=call.side_by_side, retrain=with_retrain)
+    )
     runs = {run["method"]: run for run in found["runs"]}
     errors = {run["method"]: run for run in found["failed"]}
     measured = started | call.code | {"side_by_side": call.side_by_side}

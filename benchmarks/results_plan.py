@@ -215,6 +215,7 @@ def job_of(
     storage: str = "store",
     dataset: str = "data",
     band: bool = False,
+    retrain: bool = True,
     side_by_side: bool = False,
 ) -> JobConfig:
     """The job that carries out a part of a cell."""
@@ -229,6 +230,7 @@ def job_of(
             "methods": [method.model_dump(mode="json") for method in methods],
             "seeds": list(seeds),
             "band": band,
+            "retrain": retrain,
             "max_concurrent_runs": None if side_by_side else 1,
         },
     }

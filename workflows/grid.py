@@ -144,7 +144,7 @@ def list_grid(job: JobConfig, snapshot: FileEntry) -> Grid:
         for forget in asked.forget or [job.forget]:
             asks = {seed: jobs[seed].model_copy(update={"forget": forget}) for seed in with_band}
             runs += [measured_run(trained[seed], asks[seed], title, snapshot, row) for row in rows for seed in seeds]
-            for seed in with_band:
+            for seed in with_band if asked.retrain else []:
                 training = trained.get(seed)
                 runs.append(measured_run(training, asks[seed], title, snapshot, (RETRAIN, retrain_stage(training))))
     return Grid(trainings=trainings, runs=runs)

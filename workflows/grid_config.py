@@ -182,7 +182,7 @@ def refuse_duplicates(names: Sequence[Any], *, what: str, where: str = "compare"
 class CompareConfig(Settings):
     """The grid of ``compare``: every method on every backbone and forget set, with every seed.
 
-    Original and Retrain are always there, once for each seed.
+    Original is always there, once for each seed, and so is Retrain unless ``retrain`` is off.
 
     Attributes:
         backbones: Recommenders; where empty, the job's own with its own ``fit``.
@@ -193,6 +193,7 @@ class CompareConfig(Settings):
             own draws follow the ``seed`` in its settings, who is forgotten that of the forget set.
         band: Where there is one seed, run a second Retrain with the next one: two span the band that says which
             differences mean anything.
+        retrain: Train Retrains. Without them a row has no band, distance and speed-up, and costs no training.
         max_concurrent_runs: Runs at the same time with one worker; None is as many as the cluster has CPUs for.
             Runs side by side compete for caches and memory: for figures of speed, 1.
     """
@@ -205,6 +206,7 @@ class CompareConfig(Settings):
     ablations: bool = False
     seeds: list[NonNegativeInt] = Field(default_factory=list)
     band: bool = True
+    retrain: bool = True
     max_concurrent_runs: PositiveInt | None = None
 
     @model_validator(mode="after")
