@@ -66,7 +66,9 @@ def main(cells: Sequence[Cell] = CELLS) -> int:
     parser.add_argument("--again", action="store_true", help="drop the chosen rows first, and measure them anew")
     parser.add_argument("--side-by-side", action="store_true", help="faster; seconds are marked as not comparable")
     parser.add_argument(
-        "--without-retrain", action="store_true", help="train no Retrain for other rows: no distance where none is there"
+        "--without-retrain",
+        action="store_true",
+        help="train no Retrain for other rows: no distance where none is there",
     )
     parser.add_argument("--quick", action="store_true", help="two cells, one seed, cheap methods, beside the page")
     parser.add_argument("--page", action="store_true", help="only render the page from the rows that are there")

@@ -118,9 +118,7 @@ def _measure_piece(call: Measuring, cell: Cell, seed: int, labels: Sequence[str]
     methods = [method for method in cell.all_methods if method.title in labels]
     started = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "load": round(os.getloadavg()[0], 2)}
     with_retrain = RETRAIN in labels or not call.without_retrain or call.runner.has_results(call.job(cell, [seed]))
-    found = call.runner.compare(
-        call.job(cell, [seed], methods, side_by_side=call.side_by_side, retrain=with_retrain)
-    )
+    found = call.runner.compare(call.job(cell, [seed], methods, side_by_side=call.side_by_side, retrain=with_retrain))
     runs = {run["method"]: run for run in found["runs"]}
     errors = {run["method"]: run for run in found["failed"]}
     measured = started | call.code | {"side_by_side": call.side_by_side}

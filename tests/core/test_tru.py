@@ -16,6 +16,7 @@ from tru_core.errors import AuditError, ConfigError, NumericsError
 from tru_core.fit import FitSettings, TrainingState, fit, parameter_values, set_parameters
 from tru_core.interactions import Request, make_request
 from tru_core.unlearning import reverse, tru
+from tru_core.unlearning.item_rows import touched_items
 from tru_core.unlearning.problem import Problem, evaluate
 from tru_core.unlearning.residue import make_probe, measure_residue
 from tru_core.unlearning.reverse import Statistics
@@ -85,6 +86,7 @@ def test_only_touched_rows_move(part: Part, trained: Values, never_settled: None
     assert set(changed_rows(trained, model, "user_table")) <= touched
     pairs = make_probe(problem, seed=1).forgotten.pairs
     asked = set(pairs.first.tolist()) | set(pairs.second.tolist()) if regime != "item" else set()
+    asked |= set(touched_items(problem).tolist())
     moved = set(changed_rows(trained, model, "item_table"))
     assert moved <= asked | set(request.items.tolist())
     assert (len(moved - set(request.items.tolist())) > 0) == (regime != "item")
@@ -98,7 +100,7 @@ def test_only_touched_rows_move(part: Part, trained: Values, never_settled: None
 def test_without_steps_and_replaced_rows_the_sequence_is_structural_removal(part: Part, trained: Values) -> None:
     problem = problem_of(part, make_request(users=USERS, items=ITEMS))
     model, by_hand = original(part, trained), original(part, trained)
-    unlearn(model, problem, settings_for(reverse_steps=0, replace_rows="none", seed=3))
+    unlearn(model, problem, settings_for(reverse_steps=0, replace_rows="none", replace_items="none", seed=3))
     reset_subject_rows(by_hand, part.shard, problem.request, seed=fresh_seed(3))
     assert_same(parameter_values(model), parameter_values(by_hand))
 
@@ -126,7 +128,7 @@ def test_rows_step_in_units_of_their_table(part: Part, trained: Values, never_se
     scale = float(trained["item_table"].square().mean().sqrt())
     for rate in (0.08, 0.01):
         model = original(part, trained)
-        unlearn(model, problem, settings_for(reverse_steps=1, reverse_learning_rate=rate))
+        unlearn(model, problem, settings_for(reverse_steps=1, reverse_learning_rate=rate, replace_items="none"))
         shift = (parameter_values(model)["item_table"] - trained["item_table"]).abs().max()
         assert float(shift) == pytest.approx(rate * scale, rel=1e-3)
 
@@ -134,7 +136,7 @@ def test_rows_step_in_units_of_their_table(part: Part, trained: Values, never_se
 def test_an_excluded_module_does_not_move(part: Part, trained: Values, never_settled: None) -> None:
     problem = problem_of(part, make_request(users=USERS))
     model = original(part, trained)
-    unlearn(model, problem, settings_for(excluded_modules=("item_table",)))
+    unlearn(model, problem, settings_for(excluded_modules=("item_table",), replace_items="none"))
     assert changed_rows(trained, model, "item_table") == []
     with pytest.raises(ConfigError, match="no_such"):
         unlearn(model, problem, settings_for(excluded_modules=("no_such",)))
@@ -144,7 +146,11 @@ def test_the_mask_never_holds_a_table_of_touched_rows_still(part: Part, never_se
     """LightGCN has two modules; half of them is one."""
     model, problem = build_model(part, "lightgcn"), problem_of(part, pairs_request(part))
     before = parameter_values(model)
-    unlearn(model, problem, settings_for(reverse_steps=1, replace_rows="none", module_share=0.5))
+    unlearn(
+        model,
+        problem,
+        settings_for(reverse_steps=1, replace_rows="none", replace_items="none", module_share=0.5),
+    )
     assert changed_rows(before, model, "user_table")
     assert changed_rows(before, model, "item_table")
 
@@ -286,7 +292,7 @@ def test_items_that_only_a_deleted_user_had_together_lose_their_likeness(part: P
     probe, residues = make_probe(problem, seed=99), []
     for steps in (0, 16):
         model = original(part, trained)
-        unlearn(model, problem, settings_for(reverse_steps=steps, tolerance=0.02))
+        unlearn(model, problem, settings_for(reverse_steps=steps, tolerance=0.02, replace_items="none"))
         _, items = model.embeddings(problem.graph_without)
         residues.append(measure_residue(items.detach(), probe.forgotten).overall)
     assert residues[0] > 0.6

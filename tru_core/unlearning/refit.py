@@ -52,7 +52,9 @@ _USERS_PER_COLUMN = 16
 _RIDGE = 1e-3
 
 
-def ridge_map(gram: Float[Tensor, "input input"], moments: Float[Tensor, "input output"]) -> Float[Tensor, "input output"]:
+def ridge_map(
+    gram: Float[Tensor, "input input"], moments: Float[Tensor, "input output"]
+) -> Float[Tensor, "input output"]:
     """Solve a ridge regression from its sums over all workers, with a penalty of 1/1000 of the mean square."""
     penalty = _RIDGE * gram.diagonal().mean() + 1e-30
     return torch.linalg.solve(gram + torch.eye(len(gram), dtype=gram.dtype) * penalty, moments)
