@@ -119,7 +119,7 @@ def test_the_jobs_are_worth_comparing(results: Path) -> None:
             assert 0 < sum(choices) < len(choices)
             assert all(value > 0 for name, value in row.items() if name.startswith("sensitivity/"))
     rounds = {job: numbers_of(results, f"{job}-alone-0")["sequence"] for job in JOBS}
-    assert [len(rounds[job]) for job in ("users", "interactions")] == [3, 3], "no round, or the stop rule ended them"
+    assert min(len(rounds[job]) for job in ("users", "interactions")) >= 2, "no round: the stop rule ended them at once"
     assert rounds["interactions"][0]["forget_auc"] != rounds["interactions"][-1]["forget_auc"]
     assert rounds["users"][0]["residue_auc"] != rounds["users"][-1]["residue_auc"]
     scales = numbers_of(results, "users-alone-0")["unlearn"][-1]

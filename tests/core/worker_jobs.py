@@ -41,11 +41,12 @@ class Job:
     num_users: int = 24
     num_items: int = 30
     reverse_objective: str = "ranking"
+    replace_items: str = "predicted"
     world_sizes: tuple[int, ...] = (4, 2)
 
 
 JOBS = {
-    "users": Job("user", world_sizes=(4, 2, 1)),
+    "users": Job("user", world_sizes=(4, 2, 1), replace_items="none"),
     "items": Job("item", trainable_features=True),
     "interactions": Job("interaction", reverse_objective="full"),
     "users-float32": Job("user", dtype="float32"),
@@ -114,6 +115,7 @@ def run_job(job: Job, collective: Collective) -> tuple[dict, dict[str, torch.Ten
         shared_learning_rate=0.01,
         branch_scaling=True,
         min_parameter_share=0.3,
+        replace_items=job.replace_items,  # type: ignore[arg-type]
     )
     numbers["sequence"] = unlearn(model, problem, sequence).history
     tensors |= {f"sequence/{name}": value for name, value in parameter_values(model).items()}

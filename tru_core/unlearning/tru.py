@@ -2,7 +2,7 @@
 
 1. Structural removal: the deleted edges leave the graph; rows of deleted users and items start afresh.
 2. Rows of users who lost some pairs and stay are replaced by rows that never saw these (``replace_rows``), and so are
-   rows of items that lost some of their users (``replace_items``).
+   rows of items, as far as these lost their users (``replace_items``).
 3. Steps of reverse (:mod:`.reverse`), in rounds, until the stop rule: forgotten pairs rank as never-seen pairs do, and
    items that only the forgotten brought together are as similar as random ones. Neither above nor below: both tell.
    A round that costs held-out recall more than ``max_quality_loss`` is taken back and is the last.

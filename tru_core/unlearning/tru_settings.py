@@ -45,8 +45,8 @@ class TRUSettings(Settings):
             are. ``best`` takes what validates better, predicted or fresh. Ascent cannot take back what one pair did
             to a row long before it hurts everybody else; a row that never saw the pair has nothing to take back.
         replace_items: Rows of items that lose some of their users and stay: ``predicted`` from the users who retain
-            them (:func:`tru_core.unlearning.item_rows.predict_item_rows`), unless validation recall falls by more
-            than ``max_quality_loss``, or ``none``: left as they are.
+            them, the more so the more they lose (:func:`tru_core.unlearning.item_rows.predict_item_rows`), unless
+            validation recall falls by more than ``max_quality_loss``, or ``none``: left as they are.
         reverse_steps: Steps at most; the stop rule ends them earlier. 0: none.
         round_steps: Steps between two looks at the stop rule.
         forget_weight: Weight of the matched loss on forgotten pairs of users who stay. 0: none.
