@@ -48,7 +48,7 @@ class Job:
 JOBS = {
     "users": Job("user", world_sizes=(4, 2, 1), replace_items="none"),
     "items": Job("item", trainable_features=True),
-    "interactions": Job("interaction", reverse_objective="full"),
+    "interactions": Job("interaction", reverse_objective="full", replace_items="none"),
     "users-float32": Job("user", dtype="float32"),
     "freedom": Job("user", backbone="freedom", trainable_features=True, reverse_objective="full", world_sizes=(2,)),
     "one-pair": Job(1, world_sizes=(4,)),
