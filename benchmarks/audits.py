@@ -28,6 +28,7 @@ from tru_core.artifact import sha256_hex
 from tru_core.audits.attacks import ATTACKS
 from tru_core.audits.base import AUDIT_VERSION
 from tru_core.errors import TruError
+from workflows.audit_config import CONTROLS
 from workflows.config import JobConfig
 from workflows.parsing import parse
 from workflows.runs import job_settings
@@ -46,7 +47,8 @@ FIT: dict[
 }
 RELEARNED = "ml-latest-small-mm"
 SHADOW_EPOCHS = 8
-CANDIDATES = ("original", "masked", "row_reset", "row_refit", "tru", "retrain")
+ITEM_ROWS_STAY = "item_rows_stay"
+CANDIDATES = ("original", "masked", "row_reset", "row_refit", ITEM_ROWS_STAY, "tru", "retrain")
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,20 @@ class Piece:
         return ROWS_FOLDER / f"{self.data}-mgcn-user-5pct-seed{self.seed}.json"
 
 
+def _asked(candidate: str, seed: int) -> dict[str, Any]:
+    """What a job calls a candidate."""
+    if candidate == ITEM_ROWS_STAY:
+        return {"name": "tru", "label": "TRU, touched items' rows stay", "settings": {"replace_items": "none"}}
+    return {"name": candidate} | ({"seed": seed + RETRAIN_OFFSET} if candidate == "retrain" else {})
+
+
 def job_of(pieces: Sequence[Piece], *, storage: str, dataset: str) -> JobConfig:
     """The audit of some candidates from one Original. What trains (injection, relearning) goes with the first only.
 
     Relearning takes nine tenths of an examination's time, so it is asked on the small data set alone.
     """
     seed, values = pieces[0].seed, BACKBONE_SETTINGS["mgcn"]
-    candidates: list[dict[str, Any]] = [
-        {"name": piece.candidate} | ({"seed": seed + RETRAIN_OFFSET} if piece.candidate == "retrain" else {})
-        for piece in pieces
-    ]
+    candidates = [_asked(piece.candidate, seed) for piece in pieces]
     audit: dict[str, Any] = {
         "candidates": candidates,
         "seeds": list(REFERENCE_SEEDS),
@@ -101,8 +107,9 @@ def job_of(pieces: Sequence[Piece], *, storage: str, dataset: str) -> JobConfig:
 def row_digest(piece: Piece, data: str) -> str:
     """Name what decides a row: data, settings, the candidate, the audit's rules."""
     job = job_of([piece], storage="store", dataset="data")
-    settings = job_settings(job, "fit", "forget", "unlearn", "audit")
-    content = {"data": data, "settings": settings, "audit_version": AUDIT_VERSION}
+    settings, [candidate] = job_settings(job, "fit", "forget", "audit"), job.audit.candidates
+    own = None if candidate.name in CONTROLS else candidate.parsed(job.unlearn).model_dump(mode="json")
+    content = {"data": data, "settings": settings, "method": own, "audit_version": AUDIT_VERSION}
     return sha256_hex(canonical_json(content, where=str(piece)))[:16]
 
 
