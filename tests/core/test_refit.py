@@ -133,20 +133,6 @@ def test_the_best_rows_are_those_that_validate_better(
     assert not torch.equal(rows["predicted"], rows["fresh"])
 
 
-@pytest.mark.parametrize(("recalls", "is_left"), [([0.1, 0.18, 0.2], True), ([0.1, 0.195, 0.2], False)])
-def test_rows_are_left_where_everybody_would_pay(
-    part: Part, trained: dict, recalls: list[float], is_left: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Looked at before, predicted, fresh; the better of the two must keep 95 % of what was before."""
-    problem, left = problem_of(part, mixed_request(part)), list(recalls)
-    model = build_model(part)
-    set_parameters(model, trained)
-    monkeypatch.setattr(refit, "validation_recall", lambda *_: left.pop())
-    replace_rows(model, problem, np.array([1, 2]), how="best", seed=3, max_quality_loss=0.05)
-    assert left == []
-    assert torch.equal(parameter_values(model)["user_table"], trained["user_table"]) == is_left
-
-
 def test_predicted_rows_recommend_better_than_fresh_ones() -> None:
     part = shards_of(tiny_world(num_users=120, num_items=60), 1)[0]
     model = build_model(part, "lightgcn", layers=0)

@@ -18,7 +18,6 @@ from tru_core.interactions import Request, make_request
 from tru_core.unlearning import reverse, tru
 from tru_core.unlearning.item_rows import touched_items
 from tru_core.unlearning.problem import Problem, evaluate
-from tru_core.unlearning.refit import touched_users
 from tru_core.unlearning.residue import make_probe, measure_residue
 from tru_core.unlearning.reverse import Statistics
 from tru_core.unlearning.rows import fresh_seed, reset_subject_rows
@@ -112,24 +111,6 @@ def test_rows_of_subjects_stay_only_where_asked(part: Part, trained: Values) -> 
         model = original(part, trained)
         unlearn(model, problem, settings_for(reverse_steps=0, reset_subjects=resets))
         assert changed_rows(trained, model, "user_table") == (USERS.tolist() if resets else [])
-
-
-def test_only_rows_that_no_single_pair_touches_may_be_left_for_quality_s_sake(
-    part: Part, trained: Values, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    monkeypatch.setattr(
-        tru, "replace_rows", lambda *args, max_quality_loss=1.0, **_: asked.append((args[2], max_quality_loss))
-    )
-    named = pairs_request(part, 4)
-    request = make_request(items=ITEMS, pair_users=named.pair_users, pair_items=named.pair_items)
-    problem = problem_of(part, request)
-    unlearn(original(part, trained), problem, settings_for(reverse_steps=0, max_quality_loss=0.1, replace_items="none"))
-    (by_pairs, always), (by_items, bounded) = asked
-    assert (always, bounded) == (1.0, 0.1)
-    assert set(by_pairs.tolist()) == set(named.pair_users.tolist())
-    assert sorted([*by_pairs, *by_items]) == touched_users(problem).tolist()
-    assert len(by_items)
 
 
 def test_shared_modules_move_by_their_own_step_size(part: Part, trained: Values, never_settled: None) -> None:

@@ -102,7 +102,6 @@ def replace_rows(
     *,
     how: Literal["best", "predicted", "fresh", "none"],
     seed: int,
-    max_quality_loss: float = 1.0,
 ) -> None:
     """Replace the rows of some of this worker's users by rows that did not see the forgotten pairs, in place.
 
@@ -112,38 +111,24 @@ def replace_rows(
             the first two the one with the higher validation recall@20 of all users. Predicted rows win where a row
             holds what its user likes (MGCN); where items' vectors are made of users' rows (MIG-GT) fresh ones do.
         seed: Decides untrained rows.
-        max_quality_loss: With ``best``, leave the rows as they are where validation recall would fall by more than
-            this share. 1: replace them whatever it costs.
     """
-    if how == "none" or not all_sum_number(len(users), problem.graph_without.collective):
+    if how == "none":
         return
     if how == "fresh":
         make_rows_fresh(model, problem.shard, users, seed=seed)
         return
-    if how == "predicted":
-        predict_rows(model, problem, users, seed=seed)
-        return
-
-    index, found = torch.from_numpy(users), []
-    tables = {name: model.get_parameter(name) for name in user_tables(model)}
-
-    def look() -> None:
-        recall = validation_recall(model, problem.graph_without, problem.valid, problem.retain)
-        found.append((recall, {name: table.detach()[index].clone() for name, table in tables.items()}))
-
-    if max_quality_loss < 1.0:
-        look()
+    index = torch.from_numpy(users)
     predict_rows(model, problem, users, seed=seed)
-    look()
+    if how == "predicted":
+        return
+    tables = {name: model.get_parameter(name) for name in user_tables(model)}
+    predicted = {name: table.detach()[index].clone() for name, table in tables.items()}
+    recall = validation_recall(model, problem.graph_without, problem.valid, problem.retain)
     make_rows_fresh(model, problem.shard, users, seed=seed)
-    look()
-    *before, predicted, fresh = found
-    recall, rows = predicted if predicted[0] > fresh[0] else fresh
-    if before and recall < (1.0 - max_quality_loss) * before[0][0]:
-        rows = before[0][1]
-    with torch.no_grad():
-        for name, table in tables.items():
-            table[index] = rows[name]
+    if validation_recall(model, problem.graph_without, problem.valid, problem.retain) < recall:
+        with torch.no_grad():
+            for name, table in tables.items():
+                table[index] = predicted[name]
 
 
 def refit_touched_users(

@@ -47,18 +47,7 @@ def _remove(model: Backbone, problem: Problem, users: IntArray, settings: TRUSet
     of_subjects = np.isin(forget.users, positions[owned]) | np.isin(forget.items, request.items)
     if settings.reset_subjects:
         reset_subject_rows(model, shard, request, seed=seed)
-    # Nobody is recommended a deleted item, whatever a row says: those rows need not change at everybody's cost.
-    named, owned = positions_of(shard, request.pair_users)
-    is_named = np.isin(users, named[owned])
-    replace_rows(model, problem, users[is_named], how=settings.replace_rows, seed=seed)
-    replace_rows(
-        model,
-        problem,
-        users[~is_named],
-        how=settings.replace_rows,
-        seed=seed,
-        max_quality_loss=settings.max_quality_loss,
-    )
+    replace_rows(model, problem, users, how=settings.replace_rows, seed=seed)
     if settings.replace_items == "predicted":
         replace_item_rows(model, problem, seed=seed, max_quality_loss=settings.max_quality_loss)
     return int((of_subjects | np.isin(forget.users, users)).sum())
