@@ -124,7 +124,7 @@ def test_a_trial_tells_every_epoch_or_round_and_ends_with_the_recalls(
     store = publish_original(job)
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(tune, "report", reports.append)
-    monkeypatch.setattr(Statistics, "is_settled", lambda self, tolerance: False)
+    monkeypatch.setattr(Statistics, "unsettled", lambda *_, **__: frozenset({"forget", "residue"}))
     (trial,) = list_trials(job)
     task = WorkerTask(
         job=trial.job,

@@ -118,6 +118,7 @@ class Graph:
         user_rows: int64 [user], vocabulary rows of this worker's users.
         user_degrees: int64 [user], edges of each of this worker's users.
         item_degrees: int64 [item], edges of each item over all workers.
+        deleted_items: int64, items that are gone: no edge, no neighbour, and their features are not to be used.
         collective: The workers of the job.
     """
 
@@ -126,6 +127,7 @@ class Graph:
     user_rows: IntArray
     user_degrees: IntArray
     item_degrees: IntArray
+    deleted_items: IntArray
     collective: Collective
 
 
@@ -196,7 +198,7 @@ def build_graph(
 
     Args:
         pairs: The edges: all training pairs for the graph with the deleted edges, the retained for the one without.
-        deleted_items: Items to cut out of the item-item graphs.
+        deleted_items: Items that are gone: cut out of the item-item graphs, and named in the graph.
     """
     gone = np.zeros(0, dtype=np.int64) if deleted_items is None else deleted_items
     return Graph(
@@ -208,5 +210,6 @@ def build_graph(
         user_rows=shard.user_rows,
         user_degrees=np.bincount(pairs.users, minlength=len(shard.user_rows)).astype(np.int64),
         item_degrees=item_degrees(pairs, collective),
+        deleted_items=gone,
         collective=collective,
     )

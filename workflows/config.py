@@ -51,7 +51,7 @@ class SweepConfig(Settings):
 
     Attributes:
         gate_weight: lambda_fusion of Eq. (3); 0 is no gate.
-        branch_scaling: Eq. (4) on or off. Without ``unlearn.repair`` Adam divides it out: changes of 1e-9.
+        branch_scaling: Eq. (4) on or off. Without repair Adam divides it out: changes of 1e-9.
         module_share: p of Eq. (6).
         reverse_learning_rate: Step size of touched rows, in root mean squares of their table. With ``paper_literal``
             it is eta of Algorithm 1, of which 5e-3 is a better middle.

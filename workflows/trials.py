@@ -51,8 +51,9 @@ def _without_effect(settings: Mapping[str, float | bool], unlearn: TRUSettings) 
     """Name the swept settings that change nothing beside the others: measured, see :class:`SweepConfig`."""
     if unlearn.paper_literal:
         return {"shared_learning_rate"}
-    idle = set() if unlearn.repair else {"branch_scaling"}
-    return idle | ({"gate_weight"} if settings["shared_learning_rate"] == 0 else set())
+    moves = settings["shared_learning_rate"] > 0
+    repairs = moves if unlearn.repair is None else unlearn.repair
+    return (set() if repairs else {"branch_scaling"}) | (set() if moves else {"gate_weight"})
 
 
 def _combine(job: JobConfig) -> list[dict[str, float | bool]]:

@@ -94,7 +94,7 @@ def test_the_smallest_requests_leave_a_finite_model_that_moved(
     set_parameters(model, values)
     problem = problem_of(part, REQUESTS[name](), dtype=torch.float32)
     # Steps are taken whether or not the stop rule would ask for them: the more, the more could go wrong.
-    monkeypatch.setattr(Statistics, "is_settled", lambda self, tolerance: False)
+    monkeypatch.setattr(Statistics, "unsettled", lambda *_, **__: frozenset({"forget", "residue"}))
     settings = TRUSettings(**{"batch_size": 32, "reverse_steps": 4, "max_quality_loss": 1.0} | changes)
     state = unlearn(model, problem, settings)
     assert len(state.history) == (1 if settings.paper_literal else 3)

@@ -147,7 +147,7 @@ class MIGGT(Backbone):
     * Batch norm keeps no running averages: statistics are of all items at every call, so scores are a function of
       the parameters.
     * An item without an edge in the graph (new, or deleted) takes no part in these statistics and in no node's
-      memory. So nothing of a deleted item stays in other nodes' vectors.
+      memory. So nothing of a deleted item stays in other nodes' vectors. A deleted one has no vector itself.
     * Biases without effect (before a norm; of the keys) and the unused item table are left out.
     * Negatives are the job's: one training item that the user does not have. Evaluation draws from a fixed seed.
     """
@@ -217,10 +217,17 @@ class MIGGT(Backbone):
         return values * dropout_factors(key, purpose, rows=rows, num_columns=columns, rate=rate, dtype=self.dtype)
 
     def _item_vectors(self, graph: Graph, key: Key | None) -> list[Tensor]:
-        """Send each worker's own feature rows through the perceptrons and gather the narrow result."""
+        """Send each worker's own feature rows through the perceptrons and gather the narrow result.
+
+        What is deleted has no vector, nor has an item without features in a modality (zeros, as a deleted item's are
+        in the next snapshot): without an edge its self-loop would keep a vector of full length, which nothing trained
+        pushes down, at the top of everybody's list.
+        """
         settings, collective, gathered = self.settings, graph.collective, []
         linked = torch.from_numpy(graph.item_degrees > 0).to(self.dtype)
         weights = linked / linked.sum().clamp_min(1.0)
+        there = torch.ones_like(linked)
+        there[torch.from_numpy(graph.deleted_items)] = 0.0
         for modality in self.modalities:
             rows = self.item_rows[modality]
             place = torch.from_numpy(rows)
@@ -229,6 +236,7 @@ class MIGGT(Backbone):
             values = self._drop(values, key, f"hidden-{modality}", rows=rows, rate=settings.feature_dropout)
             values = self.narrow[modality](values, weights[place], collective)
             values = self._drop(values, key, f"item-{modality}", rows=rows, rate=settings.item_dropout)
+            values = values * (there[place] * self.raw[modality].any(dim=1))[:, None]
             whole = values.new_zeros((self.num_items, settings.embedding_size))
             gathered.append(whole.index_copy(0, place, values))
         return list(collective.all_sum(torch.cat(gathered, dim=1)).split(settings.embedding_size, dim=1))

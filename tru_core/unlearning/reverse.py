@@ -4,13 +4,14 @@ What is to be forgotten leaves its mark in two places, and each has its matched 
 
 - in rows of users who stay: their forgotten pairs should rank as held-out pairs of comparable users and items do
   (:mod:`.never_seen`); only users' vectors move by it, items' are held still;
-- in the table of items: items that only the forgotten brought together should be as similar as random pairs of the
-  same items (:mod:`.residue`).
+- in the table of items, or in the modules that make their vectors: items that only the forgotten brought together
+  should be as alike as items that nobody had together (:mod:`.likeness`).
 
-Both ends count, so both losses draw from either side. A step adds their gradient, after the gate (Eq. 3), the branch
-scale (Eq. 4) and the module mask (Eqs. 5-6), to that of the training loss on retained pairs around what is touched.
-The sum goes through one Adam: with repair, a scale is then a weight against it, which Adam cannot divide out. Of
-tables only touched rows move; Adam's memory is short, because the targets move from step to step.
+Both ends count, so both losses draw from either side, and each is left out while its statistic is settled. A step adds
+their gradient, after the gate (Eq. 3), the branch scale (Eq. 4) and the module mask (Eqs. 5-6), to that of the training
+loss on retained pairs around what is touched. The sum goes through one Adam: with repair, a scale is then a weight
+against it, which Adam cannot divide out. Of tables only touched rows move; Adam's memory is short, because the targets
+move from step to step.
 """
 
 import itertools
@@ -28,15 +29,24 @@ from tru_core.hashing import hash_below, hash_uniform, text_key
 from tru_core.interactions import IntArray, Pairs, select, sorted_distinct
 from tru_core.sampling import Batch
 from tru_core.unlearning.interventions import gate_gradient
+from tru_core.unlearning.likeness import (
+    HeldOut,
+    draw_pairs,
+    has_item_table,
+    held_out_likeness,
+    likeness,
+    never_together,
+)
 from tru_core.unlearning.matching import Values, chance_above, matched_distance
 from tru_core.unlearning.never_seen import Judged, NeverSeen, compare_with_never_seen, joined, list_margins
 from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.refit import endless_batches
-from tru_core.unlearning.residue import MAX_PAIRS, Contrast, RowPairs, cosines, make_probe, measure_residue
+from tru_core.unlearning.residue import MAX_PAIRS, Contrast
 from tru_core.unlearning.targeting import Targeting, measure_norms, target
 from tru_core.unlearning.tru_settings import TRUSettings
 
 RELATIVE_RATE = 0.08
+SHARED_RATE = 1e-3
 _BETAS = (0.5, 0.9)
 _PAIRS_IN_A_STEP = 10_000
 
@@ -48,14 +58,16 @@ class Reverse:
     Attributes:
         users: int64, positions of users whose rows move: they stay, lost some pairs and keep some.
         never_seen: Their forgotten pairs, and what these are compared with.
-        stop: The pairs of items by which the stop rule judges; the steps draw others. None where a backbone has no
-            table of items to keep them in, or no item pair is asked about.
+        stop: The pairs of items by which the stop rule judges; the steps draw others. None where nothing that could
+            remember them moves, or no item pair is asked about.
+        held_out: Likeness of items that somebody had together in held-out data alone, in the model as it came.
         around: Retained pairs of what is touched, for repair.
     """
 
     users: IntArray
     never_seen: NeverSeen
     stop: Contrast | None
+    held_out: HeldOut
     around: Pairs
 
 
@@ -65,7 +77,8 @@ class Statistics:
 
     Attributes:
         forget: Chance that a forgotten pair ranks above a comparable held-out pair.
-        residue: AUC of the similarity of items that only the forgotten brought together; 0.5 where none is asked.
+        residue: Chance that items which only the forgotten brought together are more alike than such as it did not;
+            0.5 where none is asked.
         forget_noise, residue_noise: Deviation of each by chance alone, from its number of users or pairs.
     """
 
@@ -74,10 +87,24 @@ class Statistics:
     forget_noise: float
     residue_noise: float
 
-    def is_settled(self, tolerance: float) -> bool:
-        """Say whether neither tells more than the tolerance, or than chance gives."""
-        forget = abs(self.forget - 0.5) <= max(tolerance, self.forget_noise)
-        return forget and abs(self.residue - 0.5) <= max(tolerance, self.residue_noise)
+    def row(self) -> dict[str, float]:
+        """Both for a row of history."""
+        return {"forget_auc": self.forget, "residue_auc": self.residue}
+
+    def unsettled(self, tolerance: float, *, start: Mapping[str, float]) -> frozenset[str]:
+        """Name those, ``forget`` or ``residue``, that tell more than the tolerance, and more than chance gives.
+
+        Args:
+            start: The row of history before the first step. What the removal of rows left below 0.5 is the level of
+                these very pairs: none of it is lifted.
+        """
+        values = {
+            "forget": (self.forget, start["forget_auc"], max(tolerance, self.forget_noise)),
+            "residue": (self.residue, start["residue_auc"], max(tolerance, self.residue_noise)),
+        }
+        return frozenset(
+            name for name, (value, first, far) in values.items() if not min(0.5, first) - far <= value <= 0.5 + far
+        )
 
     @property
     def score(self) -> float:
@@ -89,19 +116,6 @@ def _seed(settings: TRUSettings, purpose: str, number: int = 0) -> int:
     return int(hash_below(2**31, settings.seed, text_key(purpose), number))
 
 
-def _draw_pairs(model: Backbone, problem: Problem, *, max_pairs: int, seed: int) -> Contrast | None:
-    """Draw pairs of items that only the forgotten brought together; None where there is nothing to unlearn in them.
-
-    A backbone without a table of items has no memory of its own for them. Where items are deleted it is users whom
-    only the forgotten connects, and their rows are replaced whole.
-    """
-    if "item" not in model.anatomy.tables.values():
-        return None
-    probe = make_probe(problem, seed=seed, max_pairs=max_pairs, held_out=False)
-    is_item = probe.side == "item" and len(probe.forgotten.pairs) and len(probe.forgotten.random)
-    return probe.forgotten if is_item else None
-
-
 def _rows_of(contrast: Contrast | None) -> IntArray:
     if contrast is None:
         return np.zeros(0, dtype=np.int64)
@@ -109,14 +123,16 @@ def _rows_of(contrast: Contrast | None) -> IntArray:
 
 
 def plan_reverse(model: Backbone, problem: Problem, users: IntArray, settings: TRUSettings) -> Reverse:
-    """Lay out what the steps work on.
+    """Lay out what the steps work on, before anything of the model is changed.
 
     Args:
         users: int64, ascending positions of this worker's users who stay and lost some pairs.
     """
     collective, retain = problem.graph_without.collective, problem.retain
     users = np.intersect1d(users, retain.users)
-    stop = _draw_pairs(model, problem, max_pairs=MAX_PAIRS, seed=_seed(settings, "stop"))
+    stop, held_out = None, None
+    if has_item_table(model) or shared_rate(model, settings):
+        stop, held_out = draw_pairs(problem, max_pairs=MAX_PAIRS, seed=_seed(settings, "stop"), held_out=True)
     items = _rows_of(stop)
     own = np.isin(retain.users, users)
     near = np.isin(retain.items, items) & ~own
@@ -129,24 +145,36 @@ def plan_reverse(model: Backbone, problem: Problem, users: IntArray, settings: T
         users=users,
         never_seen=compare_with_never_seen(problem, users, seed=_seed(settings, "never seen")),
         stop=stop,
+        held_out=held_out_likeness(model, problem, held_out),
         around=select(retain, own | near),
     )
 
 
-def _similarities(vectors: Tensor, contrast: Contrast, collective: Collective) -> tuple[Values, Values]:
-    """This worker's share of the pairs' cosines and of the random pairs', in deviations of the latter."""
-    own = slice(collective.rank, None, collective.world_size)
+@dataclass(frozen=True)
+class Look:
+    """A look at a model.
 
-    def some(pairs: RowPairs) -> RowPairs:
-        return RowPairs(pairs.first[own], pairs.second[own])
+    Attributes:
+        statistics: Those of the stop rule.
+        reference: Margins of the held-out pairs, which the next steps compare with.
+        valid_hits, forget_hits: Share of the held-out pairs, and of the forgotten ones that are compared with them,
+            among their user's first 20, a mean over users. 0 where there are none.
+    """
 
-    with torch.no_grad():
-        random = cosines(vectors, contrast.random)
-        scale = random.std(correction=0).clamp_min(1e-12)
-    found = cosines(vectors, some(contrast.pairs)) / scale
-    strata, other_strata = (torch.from_numpy(s[own].copy()) for s in (contrast.strata, contrast.random_strata))
-    known = random[own] / scale
-    return Values(found, strata, torch.ones_like(found)), Values(known, other_strata, torch.ones_like(known))
+    statistics: Statistics
+    reference: Values
+    valid_hits: float
+    forget_hits: float
+
+
+def work_left(statistics: Statistics, start: Mapping[str, float], settings: TRUSettings) -> frozenset[str]:
+    """Name the losses, ``forget`` or ``residue``, that have a weight and whose statistic is not settled.
+
+    Args:
+        start: The row of history before the first step.
+    """
+    weights = {"forget": settings.forget_weight, "residue": settings.residue_weight}
+    return frozenset(name for name in statistics.unsettled(settings.tolerance, start=start) if weights[name])
 
 
 @dataclass(frozen=True)
@@ -155,16 +183,19 @@ class _Task:
 
     Attributes:
         batch: Retained pairs for repair; None for a step without.
-        forgotten: The forgotten pairs of the step's slice of users.
+        forgotten: The forgotten pairs of the step's slice of users; None where they are settled.
         reference: Margins of the held-out pairs.
         pairs: The step's own pairs of items: with the same ones again and again their likeness alone is unlearned.
+            None where they are settled.
+        held_out: That of :class:`Reverse`.
         rows: Which rows of each table may move, bool [row].
     """
 
     batch: Batch | None
-    forgotten: Judged
+    forgotten: Judged | None
     reference: Values
     pairs: Contrast | None
+    held_out: HeldOut
     rows: Mapping[str, Tensor]
 
 
@@ -175,12 +206,13 @@ def _make_task(
     settings: TRUSettings,
     *,
     batch: Batch | None,
-    reference: Values,
+    look: Look,
+    work: frozenset[str],
     number: int,
 ) -> _Task:
     pairs = None
-    if reverse.stop is not None and settings.residue_weight:
-        pairs = _draw_pairs(model, problem, max_pairs=_PAIRS_IN_A_STEP, seed=_seed(settings, "step", number))
+    if reverse.stop is not None and "residue" in work:
+        pairs, _ = draw_pairs(problem, max_pairs=_PAIRS_IN_A_STEP, seed=_seed(settings, "step", number))
     rows = {}
     for table, axis in model.anatomy.tables.items():
         may_move = torch.zeros(len(model.get_parameter(table)), dtype=torch.bool)
@@ -190,19 +222,29 @@ def _make_task(
             may_move[torch.from_numpy(_rows_of(pairs))] = True
         rows[table] = may_move
     slices = reverse.never_seen.forgotten
-    return _Task(batch=batch, forgotten=slices[number % len(slices)], reference=reference, pairs=pairs, rows=rows)
+    return _Task(
+        batch=batch,
+        forgotten=slices[number % len(slices)] if "forget" in work else None,
+        reference=look.reference,
+        pairs=pairs,
+        held_out=reverse.held_out,
+        rows=rows,
+    )
 
 
 def _reverse_loss(model: Backbone, problem: Problem, task: _Task, settings: TRUSettings) -> Tensor:
-    """This worker's share of both matched losses."""
+    """This worker's share of the matched losses."""
     graph = problem.graph_without
     users, items = model.embeddings(graph)
-    margins = list_margins(users, items.detach(), task.forgotten, problem.retain)
-    loss = settings.forget_weight * matched_distance(margins, task.reference, graph.collective)
-    if task.pairs is None:
-        return loss
-    found, known = _similarities(items, task.pairs, graph.collective)
-    return loss + settings.residue_weight * matched_distance(found, known, graph.collective)
+    loss = 0.0 * items.sum()  # a tensor with a gradient on every worker, whatever is left to do
+    if task.forgotten is not None:
+        margins = list_margins(users, items.detach(), task.forgotten, problem.retain)
+        loss = loss + settings.forget_weight * matched_distance(margins, task.reference, graph.collective)
+    if task.pairs is not None:
+        found, random = likeness(items, task.pairs, graph.collective)
+        level = never_together(random, task.held_out)
+        loss = loss + settings.residue_weight * matched_distance(found, level, graph.collective)
+    return loss
 
 
 def _gradients(model: Backbone, loss: Tensor, task: _Task, collective: Collective) -> dict[str, Tensor]:
@@ -254,12 +296,19 @@ def _step(
     return targeting
 
 
+def shared_rate(model: Backbone, settings: TRUSettings) -> float:
+    """Adam's step size of shared modules: the setting's, or where it has none what the backbone needs."""
+    if settings.shared_learning_rate is not None:
+        return settings.shared_learning_rate
+    return 0.0 if has_item_table(model) else SHARED_RATE
+
+
 def moving_parameters(model: Backbone, settings: TRUSettings) -> list[str]:
     """Name what may move: tables of users and items, and where they have a step size, all other trained modules."""
     names = []
     for name, parameter in model.named_parameters():
         axis = model.anatomy.tables.get(name)
-        if parameter.requires_grad and axis != "item_block" and (axis is not None or settings.shared_learning_rate > 0):
+        if parameter.requires_grad and axis != "item_block" and (axis is not None or shared_rate(model, settings) > 0):
             names.append(name)
     return names
 
@@ -270,30 +319,13 @@ def make_reverse_optimizer(model: Backbone, problem: Problem, settings: TRUSetti
     relative = RELATIVE_RATE if settings.reverse_learning_rate is None else settings.reverse_learning_rate
     groups = []
     for name in moving_parameters(model, settings):
-        parameter, rate = model.get_parameter(name), settings.shared_learning_rate
+        parameter, rate = model.get_parameter(name), shared_rate(model, settings)
         if name in model.anatomy.tables:
             sums = torch.stack([parameter.detach().double().square().sum(), torch.tensor(float(parameter.numel()))])
             squares, count = (collective.all_sum(sums) if is_local(model, name) else sums).tolist()
             rate = relative * (squares / max(count, 1.0)) ** 0.5
         groups.append({"params": [parameter], "name": name, "lr": rate})
     return torch.optim.Adam(groups, betas=_BETAS, fused=True)
-
-
-@dataclass(frozen=True)
-class Look:
-    """A look at a model.
-
-    Attributes:
-        statistics: Those of the stop rule.
-        reference: Margins of the held-out pairs, which the next steps compare with.
-        valid_hits, forget_hits: Share of the held-out pairs, and of the forgotten ones that are compared with them,
-            among their user's first 20, a mean over users. 0 where there are none.
-    """
-
-    statistics: Statistics
-    reference: Values
-    valid_hits: float
-    forget_hits: float
 
 
 def _hits(margins: Values, collective: Collective) -> float:
@@ -323,7 +355,9 @@ def look_at(model: Backbone, problem: Problem, reverse: Reverse) -> Look:
         reference = list_margins(users, items, never_seen.reference, problem.retain)
     num_pairs, residue = 0, 0.5
     if reverse.stop is not None:
-        num_pairs, residue = len(reverse.stop.pairs), measure_residue(items, reverse.stop).overall
+        num_pairs = len(reverse.stop.pairs)
+        found, random = likeness(items, reverse.stop, collective)
+        residue = chance_above(found, never_together(random, reverse.held_out), collective)
     num_users = all_sum_number(float(margins.weights.sum()), collective)
     statistics = Statistics(
         forget=chance_above(margins, reference, collective),
@@ -347,6 +381,7 @@ def run_round(
     optimizer: torch.optim.Adam,
     settings: TRUSettings,
     *,
+    work: frozenset[str],
     first: int,
     num_steps: int,
 ) -> Targeting:
@@ -354,13 +389,14 @@ def run_round(
 
     Args:
         look: At the model as it is.
+        work: :func:`work_left`; a loss that it does not name is left out.
         first: Number of the first step, from 0.
 
     Returns:
         The targeting of the last step.
     """
     batches: Iterator[Batch] = iter(())
-    if settings.repair:
+    if shared_rate(model, settings) > 0 if settings.repair is None else settings.repair:
         every = endless_batches(reverse.around, problem, batch_size=settings.batch_size, seed=settings.seed)
         batches = itertools.islice(every, first, None)
     moving = {group["name"] for group in optimizer.param_groups}
@@ -371,7 +407,7 @@ def run_round(
             parameter.requires_grad_(False)
         for number in range(first, first + num_steps):
             batch = next(batches, None)
-            task = _make_task(model, problem, reverse, settings, batch=batch, reference=look.reference, number=number)
+            task = _make_task(model, problem, reverse, settings, batch=batch, look=look, work=work, number=number)
             targeting = _step(model, problem, task, optimizer, settings)
     finally:
         for parameter in still:

@@ -4,12 +4,14 @@
 2. Rows of users who lost some pairs and stay are replaced by rows that never saw these (``replace_rows``), and so are
    rows of items, as far as these lost their users (``replace_items``).
 3. Steps of reverse (:mod:`.reverse`), in rounds, until the stop rule: forgotten pairs rank as never-seen pairs do, and
-   items that only the forgotten brought together are as similar as random ones. Neither above nor below: both tell.
-   A round that costs held-out recall more than ``max_quality_loss`` is taken back and is the last.
+   items that only the forgotten brought together are as alike as items that nobody had together. Neither above nor
+   below: both tell. A round works on what is not settled; one that costs held-out recall more than
+   ``max_quality_loss`` is taken back and is the last.
 
-The cost follows the request: only touched rows move, and where the first two parts are enough no step is taken. The
-paper (arXiv:2604.02183v1) ascends the training loss under a gate, a scale and a mask (Eqs. 3-6); what was measured
-here made the sequence and the matched losses. ``paper_literal`` is Algorithm 1 as printed.
+The cost follows the request: only touched rows move, and where the first two parts are enough no step is taken. Where a
+backbone has no table of items (MIG-GT), shared modules hold what was together, and they move. The paper
+(arXiv:2604.02183v1) ascends the training loss under a gate, a scale and a mask (Eqs. 3-6); what was measured here made
+the sequence and the matched losses. ``paper_literal`` is Algorithm 1 as printed.
 """
 
 import math
@@ -33,6 +35,7 @@ from tru_core.unlearning.reverse import (
     make_reverse_optimizer,
     plan_reverse,
     run_round,
+    work_left,
 )
 from tru_core.unlearning.rows import fresh_seed, reset_subject_rows
 from tru_core.unlearning.targeting import Targeting, check_settings
@@ -83,6 +86,7 @@ def unlearn(
     started = time.perf_counter()
     state = TrainingState(best_score=-math.inf) if state is None else state
     collective, users = problem.graph_without.collective, touched_users(problem)
+    reverse = plan_reverse(model, problem, users, settings)
     num_visited = check_all_visited(_remove(model, problem, users, settings), problem.num_forget, collective)
     if not problem.num_forget:
         # Subjects whose interactions left earlier: nothing to reverse, but their rows must not stay trained.
@@ -91,13 +95,11 @@ def unlearn(
     if state.parameters:
         set_parameters(model, state.parameters)
         restore_adam(optimizer, state.moments)
-    reverse = plan_reverse(model, problem, users, settings)
     look, targeting = look_at(model, problem, reverse), None
-    start = state.history[0]["valid_hits20"] if state.history else look.valid_hits
     while True:
         if len(state.history) == state.epoch:
             _close_round(state, model, optimizer, look, targeting, num_visited=num_visited)
-            is_harmful = look.valid_hits < (1.0 - settings.max_quality_loss) * start
+            is_harmful = look.valid_hits < (1.0 - settings.max_quality_loss) * state.history[0]["valid_hits20"]
             if not is_harmful:
                 state.best, state.best_epoch, state.best_score = state.parameters, state.epoch, look.statistics.score
             state.seconds += time.perf_counter() - started
@@ -106,11 +108,13 @@ def unlearn(
                 on_epoch(state)
         first = state.epoch * settings.round_steps
         num_steps = min(settings.round_steps, settings.reverse_steps - first)
-        is_over = num_steps <= 0 or look.statistics.is_settled(settings.tolerance)
-        if is_over or state.best_epoch < state.epoch:
+        work = work_left(look.statistics, state.history[0], settings)
+        if num_steps <= 0 or not work or state.best_epoch < state.epoch:
             set_parameters(model, state.best)
             return state
-        targeting = run_round(model, problem, reverse, look, optimizer, settings, first=first, num_steps=num_steps)
+        targeting = run_round(
+            model, problem, reverse, look, optimizer, settings, work=work, first=first, num_steps=num_steps
+        )
         look = look_at(model, problem, reverse)
         state.epoch += 1
 
@@ -127,8 +131,7 @@ def _close_round(
     """Take the round into the state: parameters, moments and a row of history."""
     state.parameters, state.moments = parameter_values(model), adam_moments(optimizer)
     row: dict[str, float] = {"epoch": state.epoch, "num_rows_visited": num_visited}
-    row |= {"forget_auc": look.statistics.forget, "residue_auc": look.statistics.residue}
-    row |= {"valid_hits20": look.valid_hits, "forget_hits20": look.forget_hits}
+    row |= look.statistics.row() | {"valid_hits20": look.valid_hits, "forget_hits20": look.forget_hits}
     state.history.append(row if targeting is None else row | targeting.row())
 
 

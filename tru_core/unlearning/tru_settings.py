@@ -54,11 +54,15 @@ class TRUSettings(Settings):
         max_quality_loss: Take back a round after which recall of the held-out pairs is lower than before the first
             step by more than this share, and end with the round before. Where many people like the same items, what
             only the forgotten brought together is alike by right, and unlearning that would cost everybody.
-        repair: Take a batch of retained pairs around what is touched into every step too. Off: measured, it doubles
-            the time of a step and changes no figure by more than seeds do.
+        repair: Take a batch of retained pairs around what is touched into every step too. Left out: where shared
+            modules move. Where only rows do it doubles the time of a step and changes no figure by more than seeds do
+            (measured); where they do move, it keeps everybody's quality (MIG-GT).
         shared_learning_rate: Adam's step size of all that is neither a row of a user nor of an item, which the gate,
-            the branch scales and the mask are about. 0 holds it still: measured, moving it gains nothing.
-        tolerance: Stop once both statistics are within this of 0.5, or within what chance gives for so few pairs.
+            the branch scales and the mask are about. 0 holds it still. Left out: 0 where a backbone has a table of
+            items, which remembers what was together (measured, moving the rest gains nothing there), and 1e-3 where
+            nothing but shared modules makes items' vectors.
+        tolerance: A statistic is settled within this of 0.5, or within what chance gives for so few pairs, and where
+            the removal of rows left it lower, down to there. Stop once both are.
 
     Algorithm 1:
 
@@ -100,8 +104,8 @@ class TRUSettings(Settings):
     round_steps: PositiveInt = 2
     forget_weight: NonNegativeFloat = 1.0
     residue_weight: NonNegativeFloat = 1.0
-    repair: bool = False
-    shared_learning_rate: NonNegativeFloat = 0.0
+    repair: bool | None = None
+    shared_learning_rate: NonNegativeFloat | None = None
     max_quality_loss: float = Field(default=0.05, ge=0, le=1)
     tolerance: float = Field(default=0.02, ge=0, lt=0.5)
 
