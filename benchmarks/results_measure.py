@@ -26,7 +26,7 @@ class Runner:
     Attributes:
         compare: Carry out a job's comparison, as :func:`workflows.compare.compare` does.
         has_results: Whether every run of a job's comparison has a result already.
-        drop_results: Delete the results of the named rows of a job's comparison.
+        drop_results: Delete the results and the checkpoints of the named rows of a job's comparison.
     """
 
     compare: Callable[[JobConfig], Figures]
@@ -178,6 +178,16 @@ def drop_rows(call: Measuring, work: Sequence[tuple[Cell, int]]) -> None:
             write_sheet(path, sheet, cell.labels)
 
 
+def drop_run(store: Any, result_key: str) -> None:
+    """Delete a run's result and all that lies beside it: from checkpoints a run would go on, with older code's weights.
+
+    Args:
+        store: A :class:`workflows.storage.ObjectStore`.
+    """
+    for found in store.list(result_key.rpartition("/")[0]):
+        store.delete(found.key)
+
+
 def ray_runner(sources: dict[str, Path], storage: str) -> Runner:
     """Carry out jobs on Ray with results in a store; a data set is imported when it is first asked for."""
     from workflows.compare import compare
@@ -208,8 +218,8 @@ def ray_runner(sources: dict[str, Path], storage: str) -> Runner:
     def drop_results(job: JobConfig, labels: Sequence[str]) -> None:
         if is_imported(job):
             for run in grid_of(job).runs:
-                if run.method in labels and store.exists(run.key):
-                    store.delete(run.key)
+                if run.method in labels:
+                    drop_run(store, run.key)
 
     return Runner(compare=run, has_results=has_results, drop_results=drop_results)
 

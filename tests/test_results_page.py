@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import results_plan
-from results_measure import Measuring, Runner, drop_rows, measure, work_list
+from results_measure import Measuring, Runner, drop_rows, drop_run, measure, work_list
 from results_page import compared_with_page, render
 from results_plan import (
     CELLS,
@@ -27,6 +27,7 @@ from results_words import as_good_for_less, passes, read_blocks, sentence
 from tru_core.errors import ConfigError, TransientError
 from workflows.config import JobConfig
 from workflows.grid_config import CompareMethod, ForgetConfig
+from workflows.storage import open_store
 
 DATA = {"tiktok": "0123456789abcdef"}
 MACHINE = {
@@ -347,6 +348,14 @@ def test_only_the_row_whose_settings_changed_is_run_anew(tmp_path: Path) -> None
     changed = replace(CELL, methods=(*FEW_METHODS[:-1], CompareMethod(name="tru", settings={"reverse_steps": 3})))
     measure(call_of(runs, tmp_path), work_list([changed], [0]))
     assert runs.ran == [("TRU", 0)]
+
+
+def test_measuring_again_goes_on_from_no_checkpoint(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for name in ("retrain/result.json", "retrain/checkpoints/epoch-000003/state", "retrain-more/result.json"):
+        store.put_if_absent(f"runs/grid-1/{name}", b"x")
+    drop_run(store, "runs/grid-1/retrain/result.json")
+    assert [found.key for found in store.list("runs")] == ["runs/grid-1/retrain-more/result.json"]
 
 
 def test_changed_data_are_measured_from_the_start(tmp_path: Path) -> None:
