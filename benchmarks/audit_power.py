@@ -67,10 +67,10 @@ def real_data(count: int, data: Path, store: str) -> Verdicts:
     from audits import FIT, SHADOW_EPOCHS, import_once
     from results_plan import BACKBONE_SETTINGS, data_digest
 
-    from workflows.audit import audit
-    from workflows.cluster import connected
+    from workflows.audits.audit import audit
     from workflows.config import JobConfig, ScalingConfig
-    from workflows.parsing import parse
+    from workflows.config.parsing import parse
+    from workflows.running.cluster import connected
 
     storage, values = str(Path(store).absolute()), BACKBONE_SETTINGS["mgcn"]
     dataset = f"{data.name}-{data_digest(data)[:8]}"

@@ -28,10 +28,10 @@ from tru_core.artifact import sha256_hex
 from tru_core.audits.attacks import ATTACKS
 from tru_core.audits.base import AUDIT_VERSION
 from tru_core.errors import TruError
-from workflows.audit_config import CONTROLS
 from workflows.config import JobConfig
-from workflows.parsing import parse
-from workflows.runs import job_settings
+from workflows.config.audit import CONTROLS
+from workflows.config.parsing import parse
+from workflows.running.runs import job_settings
 from workflows.storage import canonical_json
 
 ROWS_FOLDER = REPOSITORY / "benchmarks" / "audit_results"
@@ -162,7 +162,7 @@ def measure(work: Sequence[Piece], arguments: argparse.Namespace, digests: dict[
     """Examine what is missing, Original by Original, until it is done or time is over."""
     from audits_gate import gate_verdicts
 
-    from workflows.audit import audit
+    from workflows.audits.audit import audit
 
     limit = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
     storage = str(Path(arguments.store).absolute())
@@ -200,8 +200,8 @@ def main() -> int:
     ]
     try:
         digests = {data: data_digest(arguments.data / data) for data in arguments.only}
-        from workflows.cluster import connected
         from workflows.config import ScalingConfig
+        from workflows.running.cluster import connected
 
         if todo := missing(work, digests):
             with connected(ScalingConfig()):

@@ -4,13 +4,13 @@ import time
 from typing import Any
 
 from tru_core.collective import LocalCollective
-from workflows.audit_gate import audit_batch
-from workflows.audit_grid import list_audit
-from workflows.audit_scope import scope_of
+from workflows.audits.gate import audit_batch
+from workflows.audits.grid import list_audit
+from workflows.audits.scope import scope_of
 from workflows.config import JobConfig
+from workflows.running.worker import TaskRun
 from workflows.storage import FileEntry, open_store, read_json, write_json
 from workflows.tasks import RequestRows
-from workflows.worker import TaskRun
 
 
 def gate_verdicts(job: JobConfig) -> dict[str, dict[str, Any]]:

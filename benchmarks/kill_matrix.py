@@ -39,15 +39,15 @@ from tests import deletion_world
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import TransientError, TruError
 from tru_core.unlearning.tru_settings import TRUSettings
-from workflows import runs
 from workflows.config import JobConfig
-from workflows.deletions import run_deletions
-from workflows.publish import read_versions
-from workflows.receipt_log import read_issued
-from workflows.requests import parse_requests
+from workflows.data.requests import parse_requests
+from workflows.deletions.runner import run_deletions
+from workflows.ledger.receipt_log import read_issued
+from workflows.models.publish import read_versions
+from workflows.running import runs
+from workflows.running.worker import Results
 from workflows.storage import ObjectStore, StorageConfig, dataset_log, open_store, read_log
 from workflows.tasks import WorkerTask
-from workflows.worker import Results
 
 REQUESTS = (
     f"r1,user,{user_id(3)},",

@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from workflows.storage_local import LocalStore
-from workflows.storage_s3 import S3Store
+from workflows.storage.local import LocalStore
+from workflows.storage.s3 import S3Store
 
 Moment = Literal["before", "within", "after"]
 

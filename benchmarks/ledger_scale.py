@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from machine import write_figures
 
 from tru_core.keys import IdentityKey
+from workflows.data.requests import DeletionRequest
 from workflows.ledger import Ledger, open_ledger, verify_ledger
-from workflows.requests import DeletionRequest
 from workflows.storage import ObjectStore, open_store
 
 PER_SUBMISSION = 100_000
@@ -102,12 +102,12 @@ def ledger_figures(store: ObjectStore, num_requests: int, repeats: int) -> dict[
 
 def reingest_figures(store: ObjectStore, folder: Path, num_rows: int) -> dict[str, float]:
     """Import raw rows of which some users are deleted; count what passed."""
-    from workflows.cluster import connected
     from workflows.config import ScalingConfig
+    from workflows.data.snapshot import read_vocabulary
+    from workflows.data.tombstones import add_tombstones, tombstones_of
     from workflows.ingest import import_dataset
     from workflows.keys import KeysConfig
-    from workflows.snapshot import read_vocabulary
-    from workflows.tombstones import add_tombstones, tombstones_of
+    from workflows.running.cluster import connected
 
     deleted = [f"user-{row}" for row in range(0, NUM_USERS, NUM_USERS // NUM_DELETED)]
     asked = [DeletionRequest(f"r{n}", "user", text, "", None, None, n) for n, text in enumerate(deleted)]

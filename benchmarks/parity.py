@@ -31,13 +31,13 @@ from tru_core.graph import Graph, build_graph, entry_rows
 from tru_core.hashing import text_key
 from tru_core.ranking import rank_metrics
 from tru_core.sampling import Batch
-from workflows.cluster import connected
 from workflows.config import ScalingConfig
-from workflows.grid_config import BackboneConfig
+from workflows.config.compare import BackboneConfig
+from workflows.data.snapshot import current_snapshot_entry
 from workflows.ingest import IngestConfig, import_dataset
-from workflows.snapshot import current_snapshot_entry
+from workflows.running.cluster import connected
+from workflows.running.worker_data import WorkerData, load_data
 from workflows.storage import StorageConfig, open_store
-from workflows.worker_data import WorkerData, load_data
 
 
 def dense(graph: Graph) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from machine import write_figures
 
 from tru_core.errors import ConflictError, TruError
-from workflows.publish import Version, publish_version, read_versions
+from workflows.models.publish import Version, publish_version, read_versions
 from workflows.storage import FileEntry, ObjectStore, StorageConfig, open_store
 
 WON, LOST = "won", "lost"

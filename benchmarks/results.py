@@ -32,8 +32,8 @@ QUICK_CELLS = ("tiktok:mgcn:user", "tiktok:mgcn:interaction")
 
 def quick(call: Measuring, cells: Sequence[Cell]) -> str:
     """Measure the cheap methods with one seed, whatever the page has, and put the figures beside the page's."""
-    from workflows.compare import summary_rows
-    from workflows.tables import format_table
+    from workflows.cli.tables import format_table
+    from workflows.experiments.compare import summary_rows
 
     texts = []
     for cell in cells:
@@ -116,8 +116,8 @@ def _main(arguments: argparse.Namespace, cells: Sequence[Cell]) -> int:
         say("every row asked for is there")
         write_page(arguments.rows, arguments.out, cells)
         return 0
-    from workflows.cluster import connected
     from workflows.config import ScalingConfig
+    from workflows.running.cluster import connected
 
     with connected(ScalingConfig()):
         if arguments.quick:

@@ -10,8 +10,8 @@ from results_plan import ABLATION_METHODS, BACKBONE_TITLES, GROUP_TITLES, LITERA
 from results_rows import read_sheet, valid_rows
 from results_words import BEYOND, JUDGED, Block, read_blocks, summary_lines
 
-from workflows.comparison import SummaryRow
-from workflows.grid_config import ORIGINAL, RETRAIN
+from workflows.config.compare import ORIGINAL, RETRAIN
+from workflows.experiments.comparison import SummaryRow
 
 SEEDS_FOR_INTERVAL = 3
 FIGURE_TITLES = {

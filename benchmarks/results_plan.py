@@ -15,10 +15,10 @@ from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError
 from tru_core.unlearning.ablations import ABLATIONS
 from workflows.config import JobConfig
-from workflows.grid_config import ORIGINAL, RETRAIN, CompareMethod, ForgetConfig
-from workflows.measuring import JUDGE_SEED, MEASURES_VERSION
-from workflows.parsing import parse
-from workflows.runs import job_settings
+from workflows.config.compare import ORIGINAL, RETRAIN, CompareMethod, ForgetConfig
+from workflows.config.parsing import parse
+from workflows.running.measuring import JUDGE_SEED, MEASURES_VERSION
+from workflows.running.runs import job_settings
 from workflows.storage import canonical_json
 
 Group = Literal["main", "shares", "selections", "single", "sequence"]

@@ -9,8 +9,8 @@ from results_plan import ABLATION_METHODS, LITERAL, TRU, Cell
 from results_rows import Record, read_sheet, valid_rows
 
 from tru_core.errors import ConfigError
-from workflows.comparison import FigureSummary, RunFigures, SummaryRow, flat_residue, summarise, t_interval
-from workflows.grid_config import ORIGINAL, RETRAIN
+from workflows.config.compare import ORIGINAL, RETRAIN
+from workflows.experiments.comparison import FigureSummary, RunFigures, SummaryRow, flat_residue, summarise, t_interval
 
 JUDGED = {"test_recall20": "retained Recall@20", "forget_recall20": "forget Recall@20", "residue": "residue"}
 BEYOND = "residue_beyond"

@@ -22,8 +22,8 @@ import pytest
 if TYPE_CHECKING:
     from workflows.config import JobConfig
     from workflows.storage import ObjectStore, StorageConfig
-    from workflows.storage_local import LocalStore
-    from workflows.storage_s3 import S3Store
+    from workflows.storage.local import LocalStore
+    from workflows.storage.s3 import S3Store
 
 ACCESS_KEY = "tru-test-access-key"
 SECRET_KEY = "tru-test-secret-key"
@@ -47,7 +47,7 @@ def s3_credentials() -> Iterator[None]:
 @pytest.fixture
 def local_store(tmp_path: Path) -> "LocalStore":
     """An empty store in a folder."""
-    from workflows.storage_local import LocalStore
+    from workflows.storage.local import LocalStore
 
     return LocalStore(tmp_path / "store")
 
@@ -77,7 +77,7 @@ def moto_config(moto_endpoint: str) -> "StorageConfig":
 @pytest.fixture
 def moto_store(moto_config: "StorageConfig") -> "S3Store":
     """An empty store in a fresh bucket on moto."""
-    from workflows.storage_s3 import S3Store
+    from workflows.storage.s3 import S3Store
 
     return S3Store(moto_config)
 
@@ -132,7 +132,7 @@ def seaweed_config(seaweed_endpoint: str) -> "StorageConfig":
 @pytest.fixture
 def seaweed_store(seaweed_config: "StorageConfig") -> "S3Store":
     """An empty store on SeaweedFS."""
-    from workflows.storage_s3 import S3Store
+    from workflows.storage.s3 import S3Store
 
     return S3Store(seaweed_config)
 
@@ -147,7 +147,7 @@ def store(request: pytest.FixtureRequest) -> "ObjectStore":
 def trained_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with keys and a store, in it the tiny data set and version 1 of a model. Not to be changed: copy it."""
     from tests.deletion_world import make_world, run_here
-    from workflows import runs
+    from workflows.running import runs
 
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
@@ -160,7 +160,7 @@ def trained_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def deletion_job(trained_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "JobConfig":
     """A job on a copy of that world in ``tmp_path``. Workers run in this process."""
     from tests.deletion_world import copy_world, run_here
-    from workflows import runs
+    from workflows.running import runs
 
     monkeypatch.setattr(runs, "run_task", run_here)
     return copy_world(trained_world, tmp_path)

@@ -17,18 +17,18 @@ from tru_core.artifact import sha256_hex, unpack_tensors
 from tru_core.collective import LocalCollective
 from tru_core.fit import FitSettings
 from tru_core.unlearning.tru_settings import TRUSettings
-from workflows import runs
 from workflows.config import BackboneConfig, JobConfig
-from workflows.delete_config import DeleteConfig
-from workflows.deletions import run_deletions
+from workflows.config.delete import DeleteConfig
+from workflows.data.snapshot import InteractionTable, SnapshotManifest, current_snapshot, read_interactions
+from workflows.deletions.runner import run_deletions
 from workflows.keys import KeysConfig, load_identity_key, make_keys
 from workflows.ledger import Ledger, LedgerRequest, open_ledger
-from workflows.publish import Version, current_version, read_versions
-from workflows.snapshot import InteractionTable, SnapshotManifest, current_snapshot, read_interactions
-from workflows.state_files import parse_state_manifest
+from workflows.models.publish import Version, current_version, read_versions
+from workflows.running import runs
+from workflows.running.worker import Results, TaskRun
 from workflows.storage import ObjectStore, StorageConfig, dataset_log, open_store, read_log
+from workflows.storage.state_files import parse_state_manifest
 from workflows.tasks import WorkerTask
-from workflows.worker import Results, TaskRun
 
 HEADER = "request_id,kind,user_id,item_id\n"
 NOT_THERE = "user-9999"

@@ -9,8 +9,8 @@ and ``conflict`` if it did not get the lease.
 import sys
 
 from tru_core.errors import ConflictError
-from workflows.run_lock import hold_lease
 from workflows.storage import open_store
+from workflows.storage.run_lock import hold_lease
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 from tru_core.keys import IdentityKey
+from workflows.config.ledger import LedgerConfig
+from workflows.data.requests import DeletionRequest, Kind
 from workflows.ledger import Ledger, open_ledger
-from workflows.ledger_config import LedgerConfig
-from workflows.requests import DeletionRequest, Kind
 from workflows.storage import ObjectStore
 
 KEY = IdentityKey(bytes(range(32)))

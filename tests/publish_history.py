@@ -21,9 +21,9 @@ from typing import Literal
 
 from tests.s3_faults import CUT, DROP, DROP_ANSWER, FAIL_ANSWER, TWICE, Answer, Proxy, run_proxy
 from tru_core.errors import ConflictError, TruError
-from workflows import storage_s3
-from workflows.publish import publish_version, read_versions
+from workflows.models.publish import publish_version, read_versions
 from workflows.storage import FileEntry, ObjectStore, StorageConfig, open_store
+from workflows.storage import s3 as storage_s3
 
 FAULTS: list[str | Answer] = [
     DROP,

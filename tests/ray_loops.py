@@ -9,9 +9,9 @@ import torch.distributed as dist
 
 from tru_core.errors import DataError
 from tru_core.fit import TrainingState
-from workflows.jobs import run_in_worker
+from workflows.running.jobs import run_in_worker
+from workflows.running.worker import Results
 from workflows.tasks import WorkerTask
-from workflows.worker import Results
 
 
 def _diary(config: dict[str, Any]) -> Path:

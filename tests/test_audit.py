@@ -25,25 +25,26 @@ from tru_core.collective import Collective, LocalCollective
 from tru_core.errors import ConfigError, DataError, IntegrityError, MissingObjectError
 from tru_core.interactions import make_request
 from tru_core.unlearning.problem import make_problem
-from workflows import audit as audit_module
-from workflows import cli, shadow_models
-from workflows.audit import audit, examine_alone, verdict_error
-from workflows.audit_gate import audit_batch
-from workflows.audit_grid import list_audit
-from workflows.audit_output import FORMATS, format_audits, to_table
-from workflows.audit_scope import scope_of
-from workflows.cli_audit import exit_code
+from workflows import cli
+from workflows.audits import audit as audit_module
+from workflows.audits.audit import audit, examine_alone, verdict_error
+from workflows.audits.gate import audit_batch
+from workflows.audits.grid import list_audit
+from workflows.audits.output import FORMATS, format_audits, to_table
+from workflows.audits.report import audit_page
+from workflows.audits.scope import scope_of
+from workflows.cli.audit import exit_code
 from workflows.config import JobConfig
-from workflows.grid import Grid, list_grid, work_order
-from workflows.grid_runs import RunFunction, run_alone
-from workflows.outcomes import newest_outcome
-from workflows.publish import publish_version
-from workflows.report import audit_page
-from workflows.snapshot import current_snapshot_entry
+from workflows.data.snapshot import current_snapshot_entry
+from workflows.experiments.grid import Grid, list_grid, work_order
+from workflows.experiments.grid_runs import RunFunction, run_alone
+from workflows.models.publish import publish_version
+from workflows.running import shadow_models
+from workflows.running.outcomes import newest_outcome
+from workflows.running.worker import TaskRun
 from workflows.storage import FileEntry, ObjectStore, read_json, write_json
-from workflows.storage_local import LocalStore
+from workflows.storage.local import LocalStore
 from workflows.tasks import RequestRows, WorkerTask
-from workflows.worker import TaskRun
 
 CANDIDATES = [{"name": "original"}, {"name": "masked"}, {"name": "row_reset"}, {"name": "retrain", "seed": 9}]
 AUDIT = {"candidates": CANDIDATES, "seeds": [3, 4, 5], "shadows": 16, "shadow_fit": {"max_epochs": 3}}
@@ -211,7 +212,7 @@ def test_a_killed_audit_trains_only_the_shadow_models_that_are_missing(
         trained.append(asked.number)
         return train(asked, *rest, **named)
 
-    monkeypatch.setattr("workflows.worker.train_shadow", counted)
+    monkeypatch.setattr("workflows.running.worker.train_shadow", counted)
     audit(job)
     assert trained == [6, 7]
     assert here.titles[0] == "mgcn, user 10 %, seed 20261126: shadow models 5 to 8 of 16"
@@ -238,7 +239,7 @@ def test_shadow_models_of_another_draw_are_not_judged(store: LocalStore, tmp_pat
         stages=[],
         forget=job.forget,
     )
-    from workflows.audit_case import ExamineSettings, Kept, make_case
+    from workflows.audits.case import ExamineSettings, Kept, make_case
 
     original = Kept(name="Original", seed=0, model=original_entry(store, job))
     asked = ExamineSettings(original=original, candidate=original, shadows=swapped, seed=job.audit.seed)
@@ -310,7 +311,7 @@ def test_only_the_attacks_asked_for_are_run(store: LocalStore, here: Here, tmp_p
 def test_the_command_takes_its_block_from_the_options_and_ends_with_6(
     store: LocalStore, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("workflows.cluster.connected", lambda scaling: nullcontext())
+    monkeypatch.setattr("workflows.running.cluster.connected", lambda scaling: nullcontext())
     path = tmp_path / "audit.yaml"
     path.write_text(yaml.safe_dump(job_of(store, tmp_path).model_dump(mode="json")))
     assert cli.main(["audit", str(path), "--out", str(tmp_path / "page.html")]) == 6

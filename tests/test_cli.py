@@ -17,10 +17,13 @@ import pytest
 import tru_core.errors
 from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.errors import AuditError, DataError, TruError
-from workflows import cli, cluster, compare, demo, ingest, runs
-from workflows.comparison import RunFigures, summarise, to_json
-from workflows.outcomes import recorded
-from workflows.storage_local import LocalStore
+from workflows import cli, ingest
+from workflows.cli import demo
+from workflows.experiments import compare
+from workflows.experiments.comparison import RunFigures, summarise, to_json
+from workflows.running import cluster, runs
+from workflows.running.outcomes import recorded
+from workflows.storage.local import LocalStore
 
 ERRORS = [
     kind
@@ -373,8 +376,8 @@ def test_compare_sweep_delete_and_demo_get_what_they_were_told(
     deletions = SimpleNamespace(
         run_deletions=lambda job, path, *, is_asked, connect: calls.append((job.model, path, is_asked)) or FIGURES
     )
-    monkeypatch.setitem(sys.modules, "workflows.sweep", sweep)
-    monkeypatch.setitem(sys.modules, "workflows.deletions", deletions)
+    monkeypatch.setitem(sys.modules, "workflows.experiments.sweep", sweep)
+    monkeypatch.setitem(sys.modules, "workflows.deletions.runner", deletions)
     monkeypatch.setattr(compare, "compare", lambda job, *, outputs: calls.append((job.model, *outputs)) or FIGURES)
     monkeypatch.setattr(demo, "run_demo", lambda folder: calls.append((folder,)) or FIGURES)
     tables = [str(tmp_path / "a.csv"), str(tmp_path / "a.parquet")]

@@ -14,8 +14,8 @@ import pytest
 from tests.ledger_world import KEY, SECRET, log_bytes, request
 from tests.tiny_snapshot import user_id, write_tiny_snapshot
 from workflows import cli
-from workflows.storage_local import LocalStore
-from workflows.tombstones import add_tombstones, tombstones_of
+from workflows.data.tombstones import add_tombstones, tombstones_of
+from workflows.storage.local import LocalStore
 
 HEADER = "request_id,kind,user_id,item_id,received_time,regulation,verified\n"
 RECEIVED = "2026-03-01T09:30:00Z"
@@ -217,7 +217,7 @@ def test_row_50_a_typo_in_the_job_file_is_named(terminal: Terminal, block: str, 
 
 
 def test_looking_at_requests_does_not_bring_the_training_code_along() -> None:
-    code = "import sys, workflows.cli, workflows.ledger_job, workflows.ledger_commands, workflows.ledger_tables"
+    code = "import sys, workflows.cli, workflows.ledger.job, workflows.ledger.commands, workflows.cli.ledger_tables"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print(*({{'torch', 'ray'}} & sys.modules.keys()))"],
         capture_output=True,

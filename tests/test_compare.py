@@ -20,22 +20,22 @@ from tru_core.collective import LocalCollective
 from tru_core.errors import ConfigError, NumericsError
 from tru_core.fit import TrainingState
 from tru_core.unlearning.tru_settings import TRUSettings
-from workflows import compare as compare_module
-from workflows.compare import compare, first_error, summary_rows
-from workflows.comparison import to_table
+from workflows.cli.tables import print_comparison
 from workflows.config import JobConfig
-from workflows.grid import Grid, compared_methods, list_grid
-from workflows.grid_config import CompareMethod, ForgetConfig
-from workflows.grid_runs import run_alone
-from workflows.measuring import read_lists
-from workflows.outcomes import newest_outcome
-from workflows.runs import training_task
-from workflows.snapshot import current_snapshot_entry
+from workflows.config.compare import CompareMethod, ForgetConfig
+from workflows.data.snapshot import current_snapshot_entry
+from workflows.experiments import compare as compare_module
+from workflows.experiments.compare import compare, first_error, summary_rows
+from workflows.experiments.comparison import to_table
+from workflows.experiments.grid import Grid, compared_methods, list_grid
+from workflows.experiments.grid_runs import run_alone
+from workflows.running.measuring import read_lists
+from workflows.running.outcomes import newest_outcome
+from workflows.running.runs import training_task
+from workflows.running.worker import TaskRun
 from workflows.storage import FileEntry, open_store, read_json
-from workflows.storage_local import LocalStore
-from workflows.tables import print_comparison
+from workflows.storage.local import LocalStore
 from workflows.tasks import Stage, WorkerTask
-from workflows.worker import TaskRun
 
 EDGES, RESET = {"name": "edge_deletion"}, {"name": "row_reset"}
 ASCENT = {"name": "gradient_ascent", "settings": {"epochs": 2}}

@@ -12,7 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from tru_core.errors import ConfigError, NumericsError
-from workflows.comparison import (
+from workflows.cli.tables import format_table
+from workflows.experiments.comparison import (
     FIGURES,
     NORMAL_QUANTILE,
     T_QUANTILES,
@@ -24,7 +25,6 @@ from workflows.comparison import (
     to_table,
 )
 from workflows.storage import canonical_json
-from workflows.tables import format_table
 
 
 def run(method: str, seed: int, *, forget: str = "user 5%", backbone: str = "mgcn", **figures: float) -> RunFigures:

@@ -8,8 +8,8 @@ import pytest
 
 from tru_core.errors import ConfigError
 from workflows.config import JobConfig, load_job
+from workflows.config.parsing import load_yaml
 from workflows.ingest import IngestConfig
-from workflows.parsing import load_yaml
 
 SMALLEST = """storage: store
 dataset: baby

@@ -10,9 +10,9 @@ import torch
 
 from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.errors import IntegrityError
-from workflows.exchange import INTERACTIONS, to_hetero_data
-from workflows.snapshot import SnapshotManifest, read_features, read_interactions, read_item_graph
-from workflows.storage_local import LocalStore
+from workflows.data.exchange import INTERACTIONS, to_hetero_data
+from workflows.data.snapshot import SnapshotManifest, read_features, read_interactions, read_item_graph
+from workflows.storage.local import LocalStore
 
 
 @pytest.fixture
@@ -84,5 +84,5 @@ def test_a_changed_file_is_not_exchanged(local_store: LocalStore, manifest: Snap
 
 
 def test_torch_geometric_is_imported_only_when_it_is_asked_for() -> None:
-    code = "import sys, workflows.exchange; sys.exit('torch_geometric' in sys.modules)"
+    code = "import sys, workflows.data.exchange; sys.exit('torch_geometric' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0

@@ -27,12 +27,10 @@ from tests.deletion_world import (
 from tests.tiny_snapshot import item_id, user_id, write_tiny_snapshot
 from tru_core.backbones import BACKBONES
 from tru_core.unlearning.tru_settings import TRUSettings
-from workflows import cli, runs
+from workflows import cli
 from workflows.config import BackboneConfig, JobConfig
-from workflows.keys import make_keys
-from workflows.publish import current_version, read_versions
-from workflows.requests import parse_requests
-from workflows.snapshot import (
+from workflows.data.requests import parse_requests
+from workflows.data.snapshot import (
     TRAIN,
     current_snapshot,
     publish_snapshot,
@@ -41,6 +39,9 @@ from workflows.snapshot import (
     read_vocabulary,
     write_manifest,
 )
+from workflows.keys import make_keys
+from workflows.models.publish import current_version, read_versions
+from workflows.running import runs
 from workflows.storage import ObjectStore, open_store, put_file
 
 

@@ -18,14 +18,17 @@ from tests.deletion_world import (
 )
 from tests.tiny_snapshot import user_id
 from tru_core.errors import ConflictError
-from workflows import deletion_finish, deletion_steps, runs, snapshot_deletion
-from workflows import purge as purging
 from workflows.config import JobConfig
-from workflows.publish import current_version, read_versions
-from workflows.snapshot import current_snapshot
+from workflows.data import deletion as snapshot_deletion
+from workflows.data.snapshot import current_snapshot
+from workflows.deletions import finish as deletion_finish
+from workflows.deletions import purge as purging
+from workflows.deletions import steps as deletion_steps
+from workflows.models.publish import current_version, read_versions
+from workflows.running import runs
+from workflows.running.worker import Results
 from workflows.storage import ObjectStore, open_store
 from workflows.tasks import WorkerTask
-from workflows.worker import Results
 
 
 @pytest.fixture

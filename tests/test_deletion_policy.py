@@ -23,18 +23,19 @@ from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import AuditError, ConfigError, ConflictError, PolicyError
 from tru_core.receipt import verify_receipt
 from tru_core.unlearning.tru_settings import TRUSettings
-from workflows import deletion_plan, runs
 from workflows.config import JobConfig
-from workflows.deletions import run_deletions
+from workflows.data.requests import parse_requests
+from workflows.data.snapshot import current_snapshot
+from workflows.deletions import plan as deletion_plan
+from workflows.deletions.runner import run_deletions
 from workflows.keys import read_public_key
-from workflows.publish import current_version, read_versions
-from workflows.receipt_log import read_receipt
-from workflows.requests import parse_requests
-from workflows.run_lock import hold_lease
-from workflows.snapshot import current_snapshot
+from workflows.ledger.receipt_log import read_receipt
+from workflows.models.publish import current_version, read_versions
+from workflows.running import runs
+from workflows.running.worker import Results
 from workflows.storage import ObjectStore, append_log_entry, open_store
+from workflows.storage.run_lock import hold_lease
 from workflows.tasks import WorkerTask
-from workflows.worker import Results
 
 
 @pytest.fixture
@@ -252,8 +253,8 @@ def test_a_refused_model_is_followed_by_the_next_of_the_policy(
     fallbacks: list[str],
     attempt: str,
 ) -> None:
-    monkeypatch.setattr("workflows.deletion_receipts._audits", lambda attempt: [])
-    monkeypatch.setattr("workflows.deletion_receipts._verdict", lambda attempt: None)
+    monkeypatch.setattr("workflows.deletions.receipts._audits", lambda attempt: [])
+    monkeypatch.setattr("workflows.deletions.receipts._verdict", lambda attempt: None)
     asking = with_policy(job, audit="required", on_refused=fallbacks)
     figures = delete(asking, tmp_path, *users(3), audit=audit_that_says(*verdicts))
     assert (figures["attempt"], figures["version"]) == (attempt, 2)

@@ -14,18 +14,19 @@ from tests.deletion_world import delete, ledger_of, make_job, policy, run_here, 
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import AccessError, ConflictError, IntegrityError, PolicyError
 from tru_core.receipt import verify_receipt
-from workflows import deletions, runs
 from workflows.config import JobConfig
-from workflows.deletions import run_deletions, run_purge
+from workflows.data.snapshot import current_snapshot, manifest_files
+from workflows.deletions import runner as deletions
+from workflows.deletions.runner import run_deletions, run_purge
 from workflows.ingest import import_dataset
 from workflows.keys import make_keys, read_public_key
 from workflows.ledger import verify_ledger
-from workflows.publish import current_version, read_versions
-from workflows.receipt_log import read_receipt
-from workflows.snapshot import current_snapshot, manifest_files
+from workflows.ledger.receipt_log import read_receipt
+from workflows.models.publish import current_version, read_versions
+from workflows.models.versions import list_versions, roll_back
+from workflows.running import runs
 from workflows.storage import ObjectStore, open_store, read_verified, write_json
-from workflows.storage_local import LocalStore
-from workflows.versions import list_versions, roll_back
+from workflows.storage.local import LocalStore
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from tests.deletion_world import HEADER, LINES, copy_world, delete, end_state, ledger_of, pairs_of, run_here, write_file
 from tests.ray_loops import loop_killed_while_deleting
 from tru_core.unlearning.tru_settings import TRUSettings
-from workflows import jobs, runs
 from workflows.cli import main
-from workflows.snapshot import current_snapshot
+from workflows.data.snapshot import current_snapshot
+from workflows.running import jobs, runs
 from workflows.storage import open_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -24,13 +24,19 @@ from tests.deletion_world import (
 )
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import TruError
-from workflows import runs
 from workflows.config import JobConfig
-from workflows.deletions import run_deletions
-from workflows.publish import current_version
-from workflows.snapshot import VOCABULARY_SCHEMA, current_snapshot, publish_snapshot, read_vocabulary, write_manifest
+from workflows.data.snapshot import (
+    VOCABULARY_SCHEMA,
+    current_snapshot,
+    publish_snapshot,
+    read_vocabulary,
+    write_manifest,
+)
+from workflows.data.tombstones import read_tombstones
+from workflows.deletions.runner import run_deletions
+from workflows.models.publish import current_version
+from workflows.running import runs
 from workflows.storage import ObjectStore, open_store, put_file, vocabulary_key
-from workflows.tombstones import read_tombstones
 
 
 @pytest.fixture

@@ -18,16 +18,16 @@ from tests.deletion_world import (
 )
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import IntegrityError, NumericsError, TransientError, TruError
-from workflows import runs
 from workflows.config import BackboneConfig, JobConfig
-from workflows.deletions import run_deletions
-from workflows.publish import current_version, read_versions
-from workflows.receipt_log import read_receipt
-from workflows.run_lock import hold_lease
-from workflows.snapshot import current_snapshot, read_vocabulary
+from workflows.data.snapshot import current_snapshot, read_vocabulary
+from workflows.deletions.runner import run_deletions
+from workflows.ledger.receipt_log import read_receipt
+from workflows.models.publish import current_version, read_versions
+from workflows.running import runs
+from workflows.running.worker import Results
 from workflows.storage import ObjectStore, open_store
+from workflows.storage.run_lock import hold_lease
 from workflows.tasks import WorkerTask
-from workflows.worker import Results
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -13,13 +13,12 @@ from tests.s3_faults import Answer, run_proxy
 from tests.test_publish import MODEL, publish
 from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.errors import AccessError, IntegrityError, TruError
-from workflows import doctor, doctor_s3
 from workflows.cli import main
-from workflows.doctor import diagnose, examine
-from workflows.publish import read_versions
-from workflows.storage import ObjectInfo, ObjectStore, StorageConfig, open_store
-from workflows.storage_local import LocalStore
-from workflows.storage_s3 import S3Store
+from workflows.models.publish import read_versions
+from workflows.storage import ObjectInfo, ObjectStore, StorageConfig, doctor, doctor_s3, open_store
+from workflows.storage.doctor import diagnose, examine
+from workflows.storage.local import LocalStore
+from workflows.storage.s3 import S3Store
 
 COMMON = [
     "create-only, other content",

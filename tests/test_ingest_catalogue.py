@@ -22,8 +22,8 @@ from tests.ingest_sources import (
     write_tru,
 )
 from tru_core.errors import ConflictError, DataError, IntegrityError, MissingObjectError, TruError
+from workflows.data.snapshot import SnapshotManifest, read_features, read_interactions, read_vocabulary
 from workflows.ingest import ColumnNames, IngestConfig, import_dataset
-from workflows.snapshot import SnapshotManifest, read_features, read_interactions, read_vocabulary
 from workflows.storage import ObjectStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]

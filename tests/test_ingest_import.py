@@ -23,8 +23,7 @@ from tests.ingest_sources import (
     write_tru,
 )
 from tru_core.errors import IntegrityError, MissingObjectError, TransientError
-from workflows.ingest import IngestConfig, import_dataset
-from workflows.snapshot import (
+from workflows.data.snapshot import (
     TEST,
     TRAIN,
     VALID,
@@ -36,11 +35,12 @@ from workflows.snapshot import (
     read_item_graph,
     read_vocabulary,
 )
+from workflows.ingest import IngestConfig, import_dataset
 from workflows.storage import ObjectStore, StorageConfig, dataset_log
-from workflows.storage_local import LocalStore
+from workflows.storage.local import LocalStore
 
 if TYPE_CHECKING:
-    from workflows.storage_s3 import S3Store
+    from workflows.storage.s3 import S3Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workflows.data.snapshot import item_bucket_range
 from workflows.ingest.features import Moments
 from workflows.ingest.item_graph import Neighbours, add_neighbours, unit_rows, with_self
-from workflows.snapshot import item_bucket_range
 
 
 def _by_blocks(rows: np.ndarray, *, num_buckets: int, num_neighbours: int) -> list[tuple[int, int, float]]:

@@ -17,7 +17,7 @@ from workflows.ingest.feature_rows import load_matrix
 from workflows.ingest.item_graph import Neighbours, add_neighbours, unit_rows
 from workflows.ingest.layouts import TableFile, find_raw_data
 from workflows.ingest.raw_tables import plan_pieces, read_piece, read_tables
-from workflows.storage_local import LocalStore
+from workflows.storage.local import LocalStore
 
 LOCAL = LocalFileSystem()
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workflows.data.snapshot import TEST, TRAIN, VALID
 from workflows.ingest.splits import find_duplicates, sort_rows, split_users
-from workflows.snapshot import TEST, TRAIN, VALID
 
 EXPECTED_HELD = {1: 0, 2: 0, 3: 1, 4: 1, 10: 1, 14: 1, 15: 2, 20: 2, 24: 2, 25: 3, 100: 10}
 

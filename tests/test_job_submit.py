@@ -22,11 +22,11 @@ import yaml
 from tests.conftest import free_ports
 from tests.tiny_model import make_job, publish_original
 from workflows.cli import main
+from workflows.data.requests import parse_requests
 from workflows.keys import load_identity_key, make_keys
 from workflows.ledger import open_ledger
-from workflows.outcomes import newest_outcome
-from workflows.publish import read_versions
-from workflows.requests import parse_requests
+from workflows.models.publish import read_versions
+from workflows.running.outcomes import newest_outcome
 from workflows.storage import ObjectStore
 
 ROOT = Path(__file__).parents[1]

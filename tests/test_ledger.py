@@ -19,10 +19,10 @@ from tests.ledger_world import (
 )
 from tru_core.errors import ConfigError, ConflictError, IntegrityError, MissingObjectError, PolicyError
 from tru_core.keys import IdentityKey
+from workflows.config.ledger import LedgerConfig, Regulation
 from workflows.ledger import STATES, TRANSITIONS, Ledger, check_transition, open_ledger, verify_ledger
-from workflows.ledger_config import LedgerConfig, Regulation
 from workflows.storage import ObjectStore, log_key
-from workflows.storage_local import LocalStore
+from workflows.storage.local import LocalStore
 
 # From each state the calls that bring a fresh request there.
 WAYS: dict[str, list[str]] = {

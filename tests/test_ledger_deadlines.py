@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tru_core.errors import ConfigError, PolicyError
+from workflows.config.ledger import CCPA, GDPR, LedgerConfig, Regulation
 from workflows.ledger.deadlines import acknowledge_by, add_months, deadline_of, extended_deadline
-from workflows.ledger_config import CCPA, GDPR, LedgerConfig, Regulation
 
 
 def at(text: str) -> datetime:

@@ -11,9 +11,9 @@ import pytest
 
 import tru_core.errors
 from tru_core.errors import AccessError, DataError, MissingObjectError, NumericsError, TruError
-from workflows.outcomes import list_outcomes, newest_outcome, recorded
+from workflows.running.outcomes import list_outcomes, newest_outcome, recorded
 from workflows.storage import ObjectStore, read_json
-from workflows.storage_local import LocalStore
+from workflows.storage.local import LocalStore
 
 ERRORS = [
     kind

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tru_core.errors import ConflictError, IntegrityError, MissingObjectError
-from workflows.publish import Version, current_version, publish_version, read_versions
+from workflows.models.publish import Version, current_version, publish_version, read_versions
 from workflows.storage import FileEntry, ObjectStore, append_log_entry, model_log
-from workflows.storage_local import LocalStore
+from workflows.storage.local import LocalStore
 
 MODEL = "tiny-mgcn"
 NUM_WRITERS = 8

@@ -12,10 +12,10 @@ from publish_races import judge, race_in_threads, take_part
 from tests.publish_history import Publish, Read, check_history, find_anomalies
 from tests.test_publish import model_file
 from tru_core.errors import ConflictError
-from workflows import storage_s3
-from workflows.publish import Version, publish_version, read_versions
+from workflows.models.publish import Version, publish_version, read_versions
 from workflows.storage import FileEntry, StorageConfig, open_store
-from workflows.storage_local import LocalStore
+from workflows.storage import s3 as storage_s3
+from workflows.storage.local import LocalStore
 
 # --- the checker itself -------------------------------------------------------------------------
 

@@ -19,17 +19,17 @@ from tru_core.errors import IntegrityError
 from tru_core.keys import IdentityKey, IdentityKind
 from tru_core.receipt import NO_CHAIN, NO_FILES, NO_SUBJECT, make_receipts
 from tru_core.statement import BatchStatement, ReceiptRequest
-from workflows import receipt_log
 from workflows.cli import main
+from workflows.data.deletion import write_snapshot_without
+from workflows.data.snapshot import current_snapshot_entry, read_interactions
 from workflows.keys import KeysConfig, load_identity_key, load_signing_key, make_keys
-from workflows.model_record import code_state, data_state, model_state
-from workflows.publish import publish_version
-from workflows.receipt_log import issue_receipts, read_issued, read_receipt
-from workflows.snapshot import current_snapshot_entry, read_interactions
-from workflows.snapshot_deletion import write_snapshot_without
-from workflows.state_files import write_state
+from workflows.ledger import receipt_log
+from workflows.ledger.receipt_log import issue_receipts, read_issued, read_receipt
+from workflows.models.model_record import code_state, data_state, model_state
+from workflows.models.publish import publish_version
 from workflows.storage import FileEntry, ObjectStore
-from workflows.storage_local import LocalStore
+from workflows.storage.local import LocalStore
+from workflows.storage.state_files import write_state
 from workflows.tasks import RequestRows
 
 GONE_USER, GONE_ITEM = 7, 11

@@ -9,8 +9,8 @@ import pytest
 
 from tests.ledger_world import SECRET
 from tru_core.errors import TruError
-from workflows.request_files import find_request_files, open_request_file
-from workflows.requests import DeletionRequest
+from workflows.data.requests import DeletionRequest
+from workflows.ledger.request_files import find_request_files, open_request_file
 
 ROWS = [
     {"request_id": "r1", "kind": "user", "user_id": "7", "item_id": "", "received_time": "2026-03-01T09:30:00Z"},

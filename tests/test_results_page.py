@@ -26,7 +26,7 @@ from results_words import as_good_for_less, passes, read_blocks, sentence
 
 from tru_core.errors import ConfigError, TransientError
 from workflows.config import JobConfig
-from workflows.grid_config import CompareMethod, ForgetConfig
+from workflows.config.compare import CompareMethod, ForgetConfig
 from workflows.storage import open_store
 
 DATA = {"tiktok": "0123456789abcdef"}

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from tru_core.errors import ConflictError, TruError
-from workflows import run_lock
-from workflows.run_lock import hold_lease
-from workflows.storage import ObjectStore, open_store
+from workflows.storage import ObjectStore, open_store, run_lock
+from workflows.storage.run_lock import hold_lease
 
 LEASE_SECONDS = 1.0
 HOLDER = Path(__file__).with_name("lease_holder.py")

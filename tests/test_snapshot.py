@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tru_core.errors import ConfigError, ConflictError, DataError, IntegrityError, MissingObjectError
 from tru_core.hashing import user_bucket
-from workflows.snapshot import (
+from workflows.data.snapshot import (
     INTERACTION_SCHEMA,
     ITEM_GRAPH_SCHEMA,
     VOCABULARY_SCHEMA,
@@ -47,7 +47,7 @@ from workflows.storage import (
     vocabulary_key,
     write_json,
 )
-from workflows.storage_local import LocalStore
+from workflows.storage.local import LocalStore
 
 NUM_USERS, NUM_ITEMS, NUM_USER_BUCKETS, NUM_ITEM_BUCKETS = 10, 7, 3, 4  # item buckets of 2, 2, 2 and 1 rows
 USERS = np.repeat(np.arange(NUM_USERS), 3)
@@ -250,7 +250,7 @@ def test_of_two_publishers_at_the_same_moment_one_wins(
         publish_snapshot(local_store, theirs, their_entry)
         return append_log_entry(store, log_prefix, number=number, entry=entry)
 
-    monkeypatch.setattr("workflows.snapshot.append_log_entry", let_the_other_go_first)
+    monkeypatch.setattr("workflows.data.snapshot.append_log_entry", let_the_other_go_first)
     with pytest.raises(ConflictError, match="changed just now"):
         publish_snapshot(local_store, mine, my_entry)
     assert current_snapshot(local_store, "baby") == theirs

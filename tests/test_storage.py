@@ -49,8 +49,8 @@ from workflows.storage import (
     vocabulary_key,
     write_json,
 )
-from workflows.storage_local import LocalStore
-from workflows.storage_s3 import S3Store
+from workflows.storage.local import LocalStore
+from workflows.storage.s3 import S3Store
 
 
 @pytest.fixture(params=["local", "moto", pytest.param("seaweed", marks=pytest.mark.s3)])

@@ -12,10 +12,10 @@ from tests.publish_history import breaks_some
 from tests.s3_faults import CUT, DROP, DROP_ANSWER, FAIL_ANSWER, SILENT, TRICKLE, Answer, Proxy, run_proxy
 from tests.test_storage_s3_errors import changed
 from tru_core.errors import TransientError
-from workflows import storage_s3
 from workflows.storage import ObjectStore, StorageConfig, put_file, read_verified
-from workflows.storage_s3 import S3Store
-from workflows.time_limit import within
+from workflows.storage import s3 as storage_s3
+from workflows.storage.s3 import S3Store
+from workflows.storage.time_limit import within
 
 TIMEOUT_SECONDS = 1.0
 SLACK_SECONDS = 30.0  # what the project promises beyond the timeout

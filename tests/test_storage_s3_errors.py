@@ -25,10 +25,10 @@ from tests.s3_faults import (
     run_proxy,
 )
 from tru_core.errors import AccessError, ConfigError, MissingObjectError, TransientError, TruError
-from workflows import storage_s3
 from workflows.storage import LogEntry, StorageConfig, append_log_entry, open_store, put_file, read_log
-from workflows.storage_config import check_endpoint
-from workflows.storage_s3 import MAX_ATTEMPTS, S3Store
+from workflows.storage import s3 as storage_s3
+from workflows.storage.config import check_endpoint
+from workflows.storage.s3 import MAX_ATTEMPTS, S3Store
 
 SLOW_DOWN = Answer(503, "SlowDown")
 PATIENCE_SECONDS = 20  # far above the limits that the tests set, for a busy machine

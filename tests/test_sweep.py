@@ -15,16 +15,16 @@ from tru_core.errors import ConfigError, ConflictError, NumericsError
 from tru_core.unlearning.problem import candidate_score
 from tru_core.unlearning.reverse import Statistics
 from tru_core.unlearning.tru_settings import TRUSettings
+from workflows.cli.tables import print_sweep
 from workflows.config import load_job
-from workflows.job_file import job_text, write_job_file
-from workflows.outcomes import newest_outcome
-from workflows.publish import current_version, read_versions
-from workflows.snapshot import current_snapshot_entry
+from workflows.data.snapshot import current_snapshot_entry
+from workflows.experiments.job_file import job_text, write_job_file
+from workflows.experiments.sweep import best_of, sweep
+from workflows.experiments.trials import list_trials, run_trial
+from workflows.models.publish import current_version, read_versions
+from workflows.running.outcomes import newest_outcome
 from workflows.storage import read_json, run_prefix
-from workflows.sweep import best_of, sweep
-from workflows.tables import print_sweep
 from workflows.tasks import Stage, WorkerTask, with_absolute_storage
-from workflows.trials import list_trials, run_trial
 
 GRID = {
     "gate_weight": [0.0, 1e-4],

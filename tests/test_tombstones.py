@@ -13,14 +13,16 @@ from tests.ledger_world import KEY, NOW, SECRET, request
 from tests.tiny_snapshot import item_id, user_id, write_tiny_snapshot
 from tru_core.errors import ConfigError, IntegrityError
 from tru_core.keys import IdentityKey
-from workflows.ingest import IngestConfig, import_dataset
-from workflows.keys import KeysConfig
-from workflows.requests import DeletionRequest
-from workflows.snapshot import SnapshotManifest, current_snapshot, manifest_files, read_interactions, read_vocabulary
-from workflows.storage import ObjectStore
-from workflows.storage_local import LocalStore
-from workflows.tombstone_sweep import requests_again, sweep_dataset
-from workflows.tombstones import (
+from workflows.data.requests import DeletionRequest
+from workflows.data.snapshot import (
+    SnapshotManifest,
+    current_snapshot,
+    manifest_files,
+    read_interactions,
+    read_vocabulary,
+)
+from workflows.data.tombstone_sweep import requests_again, sweep_dataset
+from workflows.data.tombstones import (
     MAX_INLINE_ROWS,
     add_consents,
     add_tombstones,
@@ -28,6 +30,10 @@ from workflows.tombstones import (
     tombstoned_datasets,
     tombstones_of,
 )
+from workflows.ingest import IngestConfig, import_dataset
+from workflows.keys import KeysConfig
+from workflows.storage import ObjectStore
+from workflows.storage.local import LocalStore
 
 DAY = timedelta(days=1)
 

@@ -15,10 +15,10 @@ from tests.ray_loops import loop_killed_twice, loop_that_says_when_it_trains, lo
 from tests.tiny_jobs import FIT_EPOCHS, UNLEARN_ROUNDS, comparison_task, flat, tiny_job, without_seconds
 from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.errors import DataError, TransientError
-from workflows import jobs
-from workflows.storage_local import LocalStore
+from workflows.running import jobs
+from workflows.running.worker import Results
+from workflows.storage.local import LocalStore
 from workflows.tasks import WorkerTask
-from workflows.worker import Results
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

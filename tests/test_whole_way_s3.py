@@ -8,14 +8,15 @@ import pytest
 from tests.tiny_jobs import comparison_task, flat, tiny_job
 from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.collective import LocalCollective
-from workflows import grid_runs, runs
-from workflows.compare import compare
-from workflows.outcomes import newest_outcome
-from workflows.publish import read_versions
+from workflows.experiments import grid_runs
+from workflows.experiments.compare import compare
+from workflows.models.publish import read_versions
+from workflows.running import runs
+from workflows.running.outcomes import newest_outcome
+from workflows.running.worker import TaskRun
 from workflows.storage import StorageConfig, read_json
-from workflows.storage_local import LocalStore
-from workflows.storage_s3 import S3Store
-from workflows.worker import TaskRun
+from workflows.storage.local import LocalStore
+from workflows.storage.s3 import S3Store
 
 ROWS = {"original": "Original", "edges": "EdgeDeletion", "tru": "TRU", "retrain": "Retrain"}
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]

@@ -20,14 +20,14 @@ from tru_core.artifact import pack_tensors, sha256_hex
 from tru_core.collective import Collective, LocalCollective
 from tru_core.errors import AuditError, ConfigError, DataError, IntegrityError, TruError
 from tru_core.fit import TrainingState
-from workflows import worker
-from workflows.checkpoints import list_checkpoints, read_newest_checkpoint, write_checkpoint
-from workflows.state_files import StateManifest, parse_state_manifest, read_state, write_state
+from workflows.running import worker
+from workflows.running.checkpoints import list_checkpoints, read_newest_checkpoint, write_checkpoint
+from workflows.running.worker import OnProgress, Results, TaskRun, ignore_progress
 from workflows.storage import FileEntry, canonical_json, model_log, put_file, read_json, run_prefix, write_json
-from workflows.storage_keys import run_about_key
-from workflows.storage_local import LocalStore
+from workflows.storage.keys import run_about_key
+from workflows.storage.local import LocalStore
+from workflows.storage.state_files import StateManifest, parse_state_manifest, read_state, write_state
 from workflows.tasks import RequestRows, Stage, WorkerTask
-from workflows.worker import OnProgress, Results, TaskRun, ignore_progress
 
 Digests = dict[str, list[str]]
 FIRST_STAGE = COMPARISON[:1]

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from workflows.config import JobConfig
-from workflows.parsing import load_yaml, parse
+from workflows.config.parsing import load_yaml, parse
+from workflows.running.worker import Results
 from workflows.storage import FileEntry, ObjectStore, StorageConfig, dataset_log, read_log
 from workflows.tasks import Stage, WorkerTask
-from workflows.worker import Results
 
 FIT_EPOCHS, UNLEARN_ROUNDS = 4, 3
 JOB = f"""

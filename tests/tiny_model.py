@@ -8,12 +8,12 @@ import torch
 from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.collective import LocalCollective
 from workflows.config import JobConfig, parse
-from workflows.publish import publish_version
-from workflows.runs import run_name
-from workflows.snapshot import current_snapshot_entry
+from workflows.data.snapshot import current_snapshot_entry
+from workflows.models.publish import publish_version
+from workflows.running.runs import run_name
+from workflows.running.worker import TaskRun
 from workflows.storage import FileEntry, ObjectStore, open_store
 from workflows.tasks import Stage, WorkerTask
-from workflows.worker import TaskRun
 
 JOB: dict[str, Any] = {
     "dataset": "tiny",

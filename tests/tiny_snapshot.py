@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tru_core.hashing import user_bucket
-from workflows.snapshot import (
+from workflows.data.snapshot import (
     INTERACTION_SCHEMA,
     ITEM_GRAPH_SCHEMA,
     TEST,

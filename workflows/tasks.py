@@ -8,7 +8,7 @@ from tru_core.audits.injection import PlantingSettings
 from tru_core.settings import Settings
 from workflows.config import ForgetConfig, JobConfig
 from workflows.storage import FileEntry, open_store
-from workflows.storage_config import is_s3
+from workflows.storage.config import is_s3
 
 
 class RequestRows(Settings):

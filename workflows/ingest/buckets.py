@@ -12,10 +12,10 @@ import ray
 import ray.data
 
 from tru_core.errors import IntegrityError
+from workflows.data.snapshot import INTERACTION_SCHEMA, TEST, TRAIN, VALID, BucketEntry, SplitCounts
 from workflows.ingest.problems import find_problem, problems_as_json, problems_from_json, raise_problems
 from workflows.ingest.splits import find_duplicates, sort_rows, split_users
 from workflows.ingest.tasks import collect, map_blocks, map_pieces, materialize
-from workflows.snapshot import INTERACTION_SCHEMA, TEST, TRAIN, VALID, BucketEntry, SplitCounts
 from workflows.storage import FileEntry, ObjectStore, interactions_key, put_file
 
 ROWS_PER_PARTITION = 2_000_000

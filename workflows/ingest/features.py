@@ -15,6 +15,7 @@ import ray
 from numpy.typing import NDArray
 
 from tru_core.errors import DataError
+from workflows.data.snapshot import FeatureEntry, item_bucket_range
 from workflows.ingest.feature_rows import LoadedFeatures, load_lists, load_matrix
 from workflows.ingest.interactions import Vocabulary
 from workflows.ingest.layouts import FeatureSource
@@ -27,7 +28,6 @@ from workflows.ingest.problems import (
     raise_problems,
 )
 from workflows.ingest.tasks import collect, map_pieces
-from workflows.snapshot import FeatureEntry, item_bucket_range
 from workflows.storage import FileEntry, ObjectStore, features_key, put_file
 
 

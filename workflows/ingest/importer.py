@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray
 
 from tru_core.errors import ConflictError, DataError, TruError
+from workflows.data.snapshot import VOCABULARY_SCHEMA, SnapshotManifest, SplitRule, publish_snapshot, write_manifest
 from workflows.ingest.buckets import (
     BucketPlan,
     WrittenInteractions,
@@ -41,7 +42,6 @@ from workflows.ingest.settings import IngestConfig
 from workflows.ingest.tasks import quiet_ray_data
 from workflows.ingest.tombstone_gate import Gate, count_dropped, find_blocked, open_gate
 from workflows.keys import KeysConfig
-from workflows.snapshot import VOCABULARY_SCHEMA, SnapshotManifest, SplitRule, publish_snapshot, write_manifest
 from workflows.storage import (
     FileEntry,
     ObjectStore,

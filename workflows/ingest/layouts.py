@@ -19,9 +19,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from tru_core.errors import DataError, MissingObjectError
+from workflows.data.snapshot import TEST, TRAIN, VALID
 from workflows.ingest.gates import NpyFacts, check_npy, check_parquet, check_text, open_raw
 from workflows.ingest.problems import NOTHING_WRITTEN
-from workflows.snapshot import TEST, TRAIN, VALID
 from workflows.storage import ObjectStore, check_key
 
 Layout = Literal["tru", "mmrec", "recbole"]

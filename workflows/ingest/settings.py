@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from workflows.snapshot_manifest import DEFAULT_NUM_ITEM_BUCKETS, DEFAULT_NUM_USER_BUCKETS
+from workflows.data.manifest import DEFAULT_NUM_ITEM_BUCKETS, DEFAULT_NUM_USER_BUCKETS
 
 
 class ColumnNames(BaseModel):

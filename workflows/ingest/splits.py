@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tru_core.hashing import hash_keys, text_key
-from workflows.snapshot import TEST, TRAIN, VALID
+from workflows.data.snapshot import TEST, TRAIN, VALID
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from tru_core.errors import ConfigError
 from tru_core.keys import IdentityKey
+from workflows.data.tombstones import TombstoneIndex, read_tombstones, tombstoned_datasets
 from workflows.ingest.blocks import Block
 from workflows.keys import KeysConfig, load_identity_key
 from workflows.storage import ObjectStore
-from workflows.tombstones import TombstoneIndex, read_tombstones, tombstoned_datasets
 
 _FOREVER = np.iinfo(np.int64).max
 

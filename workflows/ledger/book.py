@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tru_core.errors import IntegrityError
-from workflows.chain import Link
 from workflows.ledger.compaction import Compacted, Shards
 from workflows.ledger.entries import Change, EntryKind, LedgerEntry
 from workflows.ledger.records import Hold, LedgerRequest
 from workflows.ledger.rows import DIGEST_COLUMNS, ROW_SCHEMA, table_of
 from workflows.ledger.states import TRANSITIONS, State
 from workflows.storage import ObjectStore
+from workflows.storage.chain import Link
 
 _NEW = {"batch_id": "", "outcome": "", "reason": "", "duplicate_of": "", "num_attempts": 0}
 _FOR_LIFE = frozenset(

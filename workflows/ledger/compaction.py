@@ -15,12 +15,12 @@ from pydantic import Field, ValidationError
 
 from tru_core.errors import IntegrityError
 from tru_core.settings import Settings
-from workflows.chain import Link
 from workflows.ledger.records import Hold, LedgerRequest
 from workflows.ledger.rows import ROW_SCHEMA, read_columns, read_rows, requests_of, write_table
 from workflows.ledger.states import State
 from workflows.storage import FileEntry, ObjectStore, manifest_key, read_verified, write_json
-from workflows.storage_keys import ledger_snapshot_prefix, ledger_snapshot_shard_key
+from workflows.storage.chain import Link
+from workflows.storage.keys import ledger_snapshot_prefix, ledger_snapshot_shard_key
 
 ROWS_PER_SHARD = 65_536
 

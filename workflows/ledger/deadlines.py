@@ -4,7 +4,7 @@ import calendar
 from datetime import UTC, datetime, timedelta
 
 from tru_core.errors import ConfigError, PolicyError
-from workflows.ledger_config import Regulation
+from workflows.config.ledger import Regulation
 
 
 def utc_text(time: datetime) -> str:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from tru_core.errors import ConfigError, ConflictError, MissingObjectError
+from workflows.config.ledger import LedgerConfig
 from workflows.ledger.book import Book
 from workflows.ledger.deadlines import extended_deadline, utc_text
 from workflows.ledger.entries import Change, HoldRecord
@@ -16,7 +17,6 @@ from workflows.ledger.records import Hold, LedgerRequest
 from workflows.ledger.rows import requests_of
 from workflows.ledger.states import CANCELLABLE_STATES, TRANSITIONS, WAITING_STATES, State, check_transition
 from workflows.ledger.submission import place, queue_or_hold
-from workflows.ledger_config import LedgerConfig
 
 _LEDGERS_OWN: tuple[State, ...] = ("verified", "duplicate")
 _ENDED_UNDONE: tuple[State, ...] = ("denied", "cancelled", "failed_terminal")

@@ -9,12 +9,12 @@ from pydantic import Field, ValidationError
 
 from tru_core.errors import IntegrityError
 from tru_core.settings import Settings
-from workflows.chain import ChainEntry
 from workflows.ledger.deadlines import utc_text
 from workflows.ledger.records import HoldLevel
 from workflows.ledger.rows import ROW_SCHEMA, read_table, rows_of, table_of, write_table
 from workflows.storage import FileEntry, ObjectStore
-from workflows.storage_keys import ledger_body_key
+from workflows.storage.chain import ChainEntry
+from workflows.storage.keys import ledger_body_key
 
 EntryKind = Literal[
     "submit", "verify", "advance", "cancel", "extend", "hold", "release", "reconsent", "sweep", "snapshot"

@@ -7,14 +7,14 @@ from datetime import datetime
 
 from tru_core.errors import ConflictError, MissingObjectError
 from tru_core.keys import IdentityKey
+from workflows.config.ledger import LedgerConfig
+from workflows.data.requests import DeletionRequest
 from workflows.ledger import payloads, submission
 from workflows.ledger.book import Book
 from workflows.ledger.decisions import Decision
 from workflows.ledger.records import SubmitReport
 from workflows.ledger.states import State
 from workflows.ledger.writing import Writer, write
-from workflows.ledger_config import LedgerConfig
-from workflows.requests import DeletionRequest
 
 
 @dataclass(frozen=True, kw_only=True)

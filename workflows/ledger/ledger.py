@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from tru_core.errors import ConfigError, MissingObjectError
 from tru_core.keys import IdentityKey
+from workflows.config.ledger import LedgerConfig
+from workflows.data.requests import DeletionRequest
 from workflows.ledger import decisions, payloads, queries, submission, writing
 from workflows.ledger.book import Book
 from workflows.ledger.deadlines import utc_text
@@ -21,8 +23,6 @@ from workflows.ledger.intake import Intake
 from workflows.ledger.reading import read_book, read_history
 from workflows.ledger.records import HistoryLine, Hold, HoldLevel, LedgerHead, LedgerRequest, SubmitReport
 from workflows.ledger.states import State
-from workflows.ledger_config import LedgerConfig
-from workflows.requests import DeletionRequest
 from workflows.storage import ObjectStore
 
 Result = TypeVar("Result")

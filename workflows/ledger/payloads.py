@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tru_core.errors import IntegrityError, MissingObjectError
 from tru_core.keys import IdentityKey
+from workflows.data.requests import DeletionRequest
 from workflows.ledger.records import LedgerRequest
-from workflows.requests import DeletionRequest
 from workflows.storage import ObjectStore, canonical_json
-from workflows.storage_keys import ledger_payload_key, ledger_payload_prefix, ledger_payloads_prefix
+from workflows.storage.keys import ledger_payload_key, ledger_payload_prefix, ledger_payloads_prefix
 
 REQUESTS_PER_PAYLOAD = 2048
 _ATTEMPTS = 5

@@ -1,14 +1,14 @@
 """Reading a ledger: from the newest compacted snapshot and the entries since, or all of it from the first entry."""
 
 from tru_core.errors import ConfigError, IntegrityError, MissingObjectError
-from workflows.chain import ChainEntry, Link, list_chain, read_chain
 from workflows.ledger.book import Book
 from workflows.ledger.compaction import Compacted, read_compacted
 from workflows.ledger.entries import LedgerEntry, changes_of, parse_entry
 from workflows.ledger.records import HistoryLine, LedgerHead
 from workflows.ledger.rows import ROW_SCHEMA
 from workflows.storage import ObjectStore
-from workflows.storage_keys import ledger_chain
+from workflows.storage.chain import ChainEntry, Link, list_chain, read_chain
+from workflows.storage.keys import ledger_chain
 
 SNAPSHOT_LABEL = "snapshot"
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from workflows.data.requests import Kind
 from workflows.ledger.states import State
-from workflows.requests import Kind
 
 HoldLevel = Literal["user", "item", "interaction", "dataset"]
 

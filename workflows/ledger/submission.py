@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 
 from tru_core.errors import ConfigError, ConflictError
 from tru_core.keys import IdentityKey
+from workflows.config.ledger import LedgerConfig
+from workflows.data.requests import DeletionRequest
 from workflows.ledger.book import Book
 from workflows.ledger.deadlines import acknowledge_by, deadline_of, utc_text
 from workflows.ledger.entries import Change
 from workflows.ledger.payloads import subject_digest
 from workflows.ledger.records import LedgerRequest
 from workflows.ledger.states import DONE_STATES, OPEN_STATES, State
-from workflows.ledger_config import LedgerConfig
-from workflows.requests import DeletionRequest
 
 _SHOWN = 5
 _GRACE = timedelta(days=1)  # clocks differ

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tru_core.errors import ConflictError, MissingObjectError, TransientError
-from workflows.chain import append, read_next
 from workflows.ledger.book import Book
 from workflows.ledger.compaction import read_compacted, write_compacted
 from workflows.ledger.decisions import Decision
 from workflows.ledger.entries import Change, EntryKind, LedgerEntry, draft, with_changes, with_common
 from workflows.ledger.reading import SNAPSHOT_LABEL, apply_entry
 from workflows.storage import ObjectStore
-from workflows.storage_keys import ledger_chain, ledger_snapshot_prefix, ledger_snapshots_prefix
+from workflows.storage.chain import append, read_next
+from workflows.storage.keys import ledger_chain, ledger_snapshot_prefix, ledger_snapshots_prefix
 
 COMPACT_AFTER_CHANGES = 10_000
 COMPACT_AFTER_ENTRIES = 200

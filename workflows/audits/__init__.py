@@ -1,0 +1,1 @@
+"""Audits of candidates, versions and batches, and the gate before publishing."""

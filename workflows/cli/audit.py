@@ -1,0 +1,61 @@
+"""The command ``tru audit``: its options, what it prints and its exit code."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workflows.config import JobConfig
+
+Figures = dict[str, Any]
+LoadJob = Callable[[str], "JobConfig"]
+Add = Callable[..., argparse.ArgumentParser]
+
+_TEXT = "Examine whether a model forgot: passed, failed or inconclusive, with all evidence. Exit code 6 unless passed."
+
+
+def add_commands(commands: Any, add: Add, load_job: LoadJob) -> None:
+    """Add ``tru audit`` to the parser.
+
+    Args:
+        add: Adds a command to a group: group, name, text, what runs it.
+        load_job: Reads the job file that the command names.
+    """
+
+    def run(arguments: argparse.Namespace) -> Figures:
+        return _audit(load_job(arguments.job), arguments)
+
+    command = add(commands, "audit", _TEXT, run)
+    command.add_argument("job", help="job file (YAML); its block audit says what")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--version", type=int, metavar="N", help="examine this published version of the job's model")
+    which.add_argument("--batch", metavar="ID", help="examine what this batch of deletions published")
+    help_text = "write the report to PATH.html, PATH.json, PATH.parquet or PATH.csv too; may be repeated"
+    command.add_argument("--out", action="append", default=[], metavar="PATH", help=help_text)
+
+
+def _audit(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+    from workflows.audits.audit import audit
+    from workflows.audits.output import FORMATS
+    from workflows.config.audit import AuditConfig
+    from workflows.config.parsing import parse
+    from workflows.output_files import check_outputs
+    from workflows.running.cluster import connected
+
+    outputs = [Path(path) for path in arguments.out]
+    check_outputs(outputs, FORMATS)
+    if arguments.version is not None or arguments.batch:
+        asked = {"version": arguments.version, "batch": arguments.batch or ""}
+        asked = parse(AuditConfig, job.audit.model_dump() | asked, where="tru audit")
+        job = job.model_copy(update={"audit": asked})
+    with connected(job.scaling):
+        return audit(job, outputs=outputs)
+
+
+def exit_code(figures: Figures) -> int:
+    """6 where a candidate did not pass, else 0."""
+    from workflows.audits.audit import verdict_error
+
+    error = verdict_error(figures)
+    return 0 if error is None else error.exit_code

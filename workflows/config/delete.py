@@ -1,0 +1,62 @@
+"""The block ``delete`` of a job file: policy of deletion batches."""
+
+from typing import Literal
+
+from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from tru_core.settings import Settings
+from tru_core.unlearning.tru_settings import TRUSettings
+from workflows.config.parsing import parse
+
+Fallback = Literal["stronger", "retrain", "stop"]
+
+
+class DeleteConfig(Settings):
+    """Policy of deletion batches.
+
+    Attributes:
+        max_share: The largest share of the training interactions that a batch may name and still be unlearned.
+        on_large: What to do with a larger one: ``refuse`` it, or ``retrain`` from scratch on what stays.
+        min_requests: Wait for so many requests: two versions that differ by one person's data tell much about that
+            person. Waived when a deadline comes near, and when the operator asks with ``--requests`` or ``--now``;
+            the batch's record and its receipts say so.
+        max_requests: Requests in a batch at most; what is left makes the next batch of the same run.
+        deadline_margin_days: A deadline is near when it is less than this ahead. Longer than the time between two runs.
+        audit: ``required`` publishes nothing that did not pass the audit; ``not_failed`` also what it could not decide,
+            as with a few requests it seldom can, and receipts call that unaudited; ``off`` does not ask.
+        on_refused: What to try, in this order, when the audit did not pass. At the end of the list, or at ``stop``, the
+            old version goes on serving and the requests stay due.
+        stronger: Settings of ``unlearn`` for the stronger attempt.
+        grace_days: How long files of a withdrawn model version are kept.
+        leftover_minutes: How old incomplete uploads must be to be removed: younger ones may belong to a write that is
+            under way.
+        lease_seconds: How long a run may be silent before another takes its place.
+    """
+
+    max_share: float = Field(default=0.2, gt=0, le=1)
+    on_large: Literal["refuse", "retrain"] = "refuse"
+    min_requests: PositiveInt = 10
+    max_requests: PositiveInt = 10_000
+    deadline_margin_days: NonNegativeFloat = 3.0
+    audit: Literal["required", "not_failed", "off"] = "required"
+    on_refused: list[Fallback] = Field(default_factory=lambda: ["stronger", "retrain", "stop"])
+    stronger: dict[str, JsonValue] = Field(
+        default_factory=lambda: {"reverse_steps": 64, "max_quality_loss": 0.1, "tolerance": 0.01}
+    )
+    grace_days: NonNegativeFloat = Field(default=7.0, le=7.0)
+    leftover_minutes: NonNegativeFloat = 60.0
+    lease_seconds: PositiveFloat = 30.0
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "DeleteConfig":
+        if self.min_requests > self.max_requests:
+            raise ValueError(f"min_requests {self.min_requests} is more than max_requests {self.max_requests}")
+        return self
+
+    def stronger_settings(self, unlearn: TRUSettings) -> TRUSettings:
+        """The job's settings of TRU with those of the stronger attempt.
+
+        Raises:
+            ConfigError: If there is no such setting, or it cannot have that value.
+        """
+        return parse(TRUSettings, unlearn.model_dump() | self.stronger, where="delete.stronger")

@@ -1,0 +1,1 @@
+"""A batch of deletions, from what is due to receipts."""

@@ -1,0 +1,1 @@
+"""Comparisons and sweeps: many runs of one job."""

@@ -1,0 +1,156 @@
+"""The runs of a comparison, listed and named by content before any of them starts.
+
+Runs on one backbone, forget set and seed are stages of one named run: they answer the same question about the same
+Original. Which other methods or seeds the job file asks for is no part of a name, so that adding one costs only
+what is new.
+"""
+
+from dataclasses import dataclass
+
+from tru_core.artifact import sha256_hex
+from tru_core.unlearning.tru_settings import TRUSettings
+from workflows.config import JobConfig
+from workflows.config.compare import (
+    ORIGINAL,
+    RETRAIN,
+    CompareBackbone,
+    CompareMethod,
+    refuse_duplicates,
+)
+from workflows.running.measuring import JUDGE_SEED, MEASURES_VERSION
+from workflows.running.runs import job_settings, run_name, training_task
+from workflows.storage import FileEntry, canonical_json, stage_result_key
+from workflows.tasks import Stage, WorkerTask
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """One run of a comparison, or the training of an Original.
+
+    Attributes:
+        backbone, forget, method: Labels; ``forget`` is empty for a training.
+        seed: Seed of Original and Retrain.
+        task: What the workers do, in one stage or in several that belong together.
+        needs: The training whose model it starts from; None where it starts from nothing.
+    """
+
+    backbone: str
+    forget: str
+    method: str
+    seed: int
+    task: WorkerTask
+    needs: "GridRun | None" = None
+
+    @property
+    def stage(self) -> Stage:
+        """Its last stage: when that is done, all are."""
+        return self.task.stages[-1]
+
+    @property
+    def key(self) -> str:
+        """Where the result of its last stage lies."""
+        return stage_result_key(self.task.run_id, self.stage.name)
+
+    @property
+    def title(self) -> str:
+        """What progress and errors call it."""
+        parts = [self.backbone, self.forget or "training", f"seed {self.seed}"]
+        return f"{', '.join(parts)}: {self.method}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every run of a comparison.
+
+    Attributes:
+        trainings: One Original for each backbone and seed.
+        runs: What is measured, in the order of the table's rows.
+    """
+
+    trainings: list[GridRun]
+    runs: list[GridRun]
+
+
+def compared_methods(job: JobConfig) -> list[CompareMethod]:
+    """The rows besides Original and Retrain: the job's methods and, where it asks for them, TRU's ablations.
+
+    Raises:
+        ConfigError: If an ablation is called as a method is, or the job's settings of TRU do not go with it.
+    """
+    methods = list(job.compare.methods)
+    if job.compare.ablations:
+        from tru_core.unlearning.ablations import ABLATIONS
+
+        methods += [CompareMethod(name="tru", label=label, settings=changes) for label, changes in ABLATIONS.items()]
+        refuse_duplicates([ORIGINAL, RETRAIN, *(method.title for method in methods)], what="method")
+    return methods
+
+
+def _compared_stages(methods: list[CompareMethod], unlearn: TRUSettings) -> list[tuple[str, Stage]]:
+    """A labelled stage for each row but Retrain's, named by method and settings."""
+    stages = [(ORIGINAL, Stage(name="original", kind="original"))]
+    for method in methods:
+        settings = method.parsed(unlearn).model_dump(mode="json")
+        digest = sha256_hex(canonical_json(settings, where=method.title))[:16]
+        stage = Stage(name=f"{method.name}-{digest}", kind="method", method=method.name, settings=settings)
+        stages.append((method.title, stage))
+    return stages
+
+
+def retrain_stage(needs: GridRun | None) -> Stage:
+    """Retrain; its model is kept, because an audit holds every candidate against it."""
+    return Stage(name="retrain", kind="method", method="retrain", source="original" if needs else None, keeps=True)
+
+
+def measured_run(
+    training: GridRun | None, job: JobConfig, title: str, snapshot: FileEntry, row: tuple[str, Stage]
+) -> GridRun:
+    """One measured run.
+
+    Args:
+        job: With the run's own backbone, seed and forget set.
+        title: The backbone's label.
+        row: The method's label, and what is done.
+    """
+    settings = job_settings(job, "fit", "forget")
+    run_id = run_name("grid", settings, snapshot.sha256, {"judge": JUDGE_SEED, "measures": MEASURES_VERSION})
+    task = WorkerTask(job=job, run_id=run_id, snapshot=snapshot, stages=[row[1]], forget=job.forget)
+    label, seed = row[0], job.fit.seed
+    return GridRun(backbone=title, forget=job.forget.label, method=label, seed=seed, task=task, needs=training)
+
+
+def list_grid(job: JobConfig, snapshot: FileEntry) -> Grid:
+    """List the runs that a job's comparison is made of.
+
+    Raises:
+        ConfigError: If the ablations do not go with the job's methods.
+    """
+    asked = job.compare
+    rows = _compared_stages(compared_methods(job), job.unlearn)
+    seeds = asked.seeds or [job.fit.seed]
+    with_band = [*seeds, seeds[0] + 1] if asked.band and len(seeds) == 1 else seeds
+    own = CompareBackbone(name=job.backbone.name, settings=job.backbone.settings)
+    trainings: list[GridRun] = []
+    runs: list[GridRun] = []
+    for backbone in asked.backbones or [own]:
+        fit, title = backbone.fit_settings(job.fit), backbone.title
+        parts = {seed: {"fit": fit.model_copy(update={"seed": seed})} for seed in with_band}
+        jobs = {seed: job.model_copy(update=parts[seed] | {"backbone": backbone.recommender()}) for seed in with_band}
+        trained = {
+            seed: GridRun(title, forget="", method=ORIGINAL, seed=seed, task=training_task(jobs[seed], snapshot))
+            for seed in seeds
+        }
+        trainings += trained.values()
+        for forget in asked.forget or [job.forget]:
+            asks = {seed: jobs[seed].model_copy(update={"forget": forget}) for seed in with_band}
+            runs += [measured_run(trained[seed], asks[seed], title, snapshot, row) for row in rows for seed in seeds]
+            for seed in with_band if asked.retrain else []:
+                training = trained.get(seed)
+                runs.append(measured_run(training, asks[seed], title, snapshot, (RETRAIN, retrain_stage(training))))
+    return Grid(trainings=trainings, runs=runs)
+
+
+def work_order(grid: Grid) -> list[GridRun]:
+    """What to start first: trainings, then the long Retrains, then everything else as listed."""
+    retrains = [run for run in grid.runs if run.method == RETRAIN]
+    return [*grid.trainings, *retrains, *(run for run in grid.runs if run.method != RETRAIN)]

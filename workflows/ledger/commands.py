@@ -1,0 +1,202 @@
+"""What the commands on deletion requests do: a job and arguments in, figures out. No outside id is in any figure."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tru_core.errors import MissingObjectError, PolicyError, TruError
+from tru_core.keys import IdentityKey
+from workflows.data.tombstones import add_consents, tombstones_of
+from workflows.keys import load_identity_key
+from workflows.ledger import Ledger, LedgerRequest, State, open_ledger, verify_ledger
+from workflows.ledger.job import LedgerJob
+from workflows.ledger.queries import alert_of
+from workflows.ledger.receipt_log import read_receipt
+from workflows.ledger.request_files import find_request_files, open_request_file
+from workflows.ledger.states import DONE_STATES, NEXT_STEP, OPEN_STATES
+from workflows.output_files import check_outputs, write_whole
+from workflows.storage import ObjectStore, open_store
+
+Figures = dict[str, Any]
+
+POLICY_EXIT_CODE = PolicyError.exit_code
+
+
+class Desk:
+    """A job's storage, identity key and ledger, opened together."""
+
+    def __init__(self, job: LedgerJob) -> None:
+        self.job = job
+        self.key: IdentityKey = load_identity_key(job.keys)
+        self.store: ObjectStore = open_store(job.storage)
+        self.ledger: Ledger = open_ledger(self.store, job.model, self.key, config=job.ledger)
+        self.now = datetime.now(UTC)
+
+
+# --- handing receipts out -----------------------------------------------------------------------
+
+
+def hand_out_receipt(job: LedgerJob, request_id: str, path: Path) -> Figures:
+    """Write the signed receipt of a request to a file, for its subject; a duplicate's is that of what it repeats.
+
+    Raises:
+        ConfigError: The file cannot be written.
+        MissingObjectError: There is no such request, or no batch has carried it out yet.
+    """
+    check_outputs([path], [".json"])
+    desk = Desk(job)
+    request = desk.ledger.find(request_id)
+    while request.duplicate_of:
+        request = desk.ledger.find(request.duplicate_of)
+    body = read_receipt(desk.store, job.model, request.request_id, batch_id=request.batch_id)
+    if body is None:
+        raise MissingObjectError(
+            f"request {request_id} has no receipt: it is {request.state}. Nothing was written. "
+            f"`tru delete explain {request_id}` says what happens next."
+        )
+    write_whole(path, body)
+    return {"request_id": request_id, "receipt_of": request.request_id, "batch_id": request.batch_id, "out": str(path)}
+
+
+# --- taking requests in -------------------------------------------------------------------------
+
+
+def submit(job: LedgerJob, path: Path) -> Figures:
+    """Take the requests of a file, or of every file of a drop folder that was not taken before.
+
+    A file that is refused holds back no other; ``failed`` says which and why. ``exit_code`` is that of the first of
+    them, else 9 if nothing new can be carried out: its requesters are not verified, or holds cover it.
+    """
+    desk = Desk(job)
+    states: Counter[State] = Counter()
+    figures: Figures = {"files_taken": 0, "files_taken_before": 0, "known": 0, "times_assumed": 0, "look_alikes": 0}
+    failed: list[Figures] = []
+    paths = find_request_files(path)
+    for place in paths:
+        try:
+            file = open_request_file(place)
+            digest = desk.key.digest("interaction", "a file of requests", file.sha256)
+            if path.is_dir() and desk.ledger.has_taken(digest):
+                figures["files_taken_before"] += 1
+                continue
+            report = desk.ledger.submit(file.parse(), source=file.name, file_digest=digest if path.is_dir() else "")
+        except TruError as error:
+            if not path.is_dir():
+                raise
+            failed.append({"file": place.name, "error": str(error), "exit_code": error.exit_code})
+            continue
+        states.update(report.states)
+        figures["files_taken"] += 1
+        figures["known"] += report.num_known
+        figures["times_assumed"] += report.num_times_assumed
+        figures["look_alikes"] += report.num_look_alikes
+    waiting = states["received"] + states["held"]
+    is_stuck = waiting > 0 and waiting == sum(states.values()) and not figures["known"]
+    exit_code = failed[0]["exit_code"] if failed else POLICY_EXIT_CODE if is_stuck else 0
+    new = {"new": sum(states.values()), "by_state": dict(sorted(states.items()))}
+    return new | figures | {"failed": failed, "exit_code": exit_code}
+
+
+def reconsent(job: LedgerJob, path: Path) -> Figures:
+    """Note that the subjects of a file consented anew: in the ledger, and in the data set's tombstones."""
+    desk = Desk(job)
+    requests = open_request_file(path).parse()
+    num_new = desk.ledger.reconsent(requests, source=path.name)
+    stones = tombstones_of(requests, desk.key, now=desk.now)
+    num_written = add_consents(desk.store, job.dataset, stones)
+    return {"consents": len(requests), "new": num_new, "written_to_tombstones": num_written}
+
+
+# --- looking ------------------------------------------------------------------------------------
+
+
+def list_requests(job: LedgerJob, states: Sequence[State], *, limit: int, is_checked: bool) -> Figures:
+    """The requests, nearest deadline first. ``is_checked`` reads and verifies the whole history first."""
+    desk = Desk(job)
+    figures: Figures = {}
+    if is_checked:
+        head = verify_ledger(desk.store, job.model)
+        figures |= {"verified_entries": head.seq, "head_sha256": head.sha256}
+    by_state = desk.ledger.counts()
+    total = sum(number for state, number in by_state.items() if not states or state in states)
+    found = desk.ledger.requests(states or None, limit=limit)
+    return figures | {
+        "requests": [_line(request, desk.now) for request in found],
+        "total": total,
+        "by_state": dict(sorted(by_state.items())),
+    }
+
+
+def summarise(job: LedgerJob) -> Figures:
+    """How the ledger stands, in numbers and times."""
+    desk = Desk(job)
+    return desk.ledger.summary(desk.now)
+
+
+def due(job: LedgerJob, *, limit: int) -> Figures:
+    """What is open, overdue first, with alerts at 50, 80 and 100 % of the time; and whether a sweep is late."""
+    desk = Desk(job)
+    summary = desk.ledger.summary(desk.now)
+    found = desk.ledger.requests(OPEN_STATES, limit=limit)
+    return {
+        "requests": [_line(request, desk.now) for request in found],
+        "total": summary["num_open"],
+        "alerts": summary["alerts"],
+        "nearest_deadline": summary["nearest_deadline"],
+        "days_to_deadline": summary["days_to_deadline"],
+        "sweep": summary["sweep"],
+    }
+
+
+def explain(job: LedgerJob, request_id: str, *, with_history: bool) -> Figures:
+    """Where a request is, why, and what happens next."""
+    desk = Desk(job)
+    request = desk.ledger.find(request_id)
+    holds = [hold for hold in desk.ledger.holds() if hold.covers(request)] if request.state in OPEN_STATES else []
+    figures = _line(request, desk.now) | {
+        "why": request.reason or _why(request),
+        "next": _next(desk.ledger, request),
+        "received_time": request.received_time,
+        "is_time_stated": request.is_time_stated,
+        "submitted_at": request.submitted_at,
+        "acknowledge_by": request.acknowledge_by or None,
+        "num_attempts": request.num_attempts,
+        "duplicate_of": request.duplicate_of or None,
+        "holds": [{"hold_id": hold.hold_id, "level": hold.level, "reason": hold.reason} for hold in holds],
+    }
+    if with_history:
+        figures["history"] = [asdict(line) for line in desk.ledger.history(request_id)]
+    return figures
+
+
+def _line(request: LedgerRequest, now: datetime) -> Figures:
+    is_open = request.state in OPEN_STATES
+    return {
+        "request_id": request.request_id,
+        "kind": request.kind,
+        "state": request.state,
+        "since": request.state_since,
+        "regulation": request.regulation,
+        "deadline": request.deadline,
+        "alert": alert_of(request, now) if is_open else "",
+        "batch_id": request.batch_id or None,
+        "outcome": request.outcome or None,
+    }
+
+
+def _why(request: LedgerRequest) -> str:
+    if request.state == "queued":
+        return "it is verified, no hold covers it, and no batch has taken it yet"
+    if request.state in ("processing", *DONE_STATES):
+        return f"batch {request.batch_id} took it" if request.batch_id else "a batch took it"
+    return "no reason was given"
+
+
+def _next(ledger: Ledger, request: LedgerRequest) -> str:
+    if request.state != "duplicate":
+        return NEXT_STEP[request.state]
+    original = ledger.find(request.duplicate_of)
+    return f"{NEXT_STEP['duplicate']} {original.request_id} is {original.state}. {NEXT_STEP[original.state]}"

@@ -1,0 +1,1 @@
+"""Published models: versions, the batches that made them, what each record says."""

@@ -1,0 +1,1 @@
+"""Carrying out a job: Ray, workers, checkpoints, how it ended."""
