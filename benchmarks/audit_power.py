@@ -68,7 +68,7 @@ def real_data(count: int, data: Path, store: str) -> Verdicts:
     from results_plan import BACKBONE_SETTINGS, data_digest
 
     from workflows.audits.audit import audit
-    from workflows.config import JobConfig, ScalingConfig
+    from workflows.config.job import JobConfig, ScalingConfig
     from workflows.config.parsing import parse
     from workflows.running.cluster import connected
 

@@ -28,8 +28,8 @@ from tru_core.artifact import sha256_hex
 from tru_core.audits.attacks import ATTACKS
 from tru_core.audits.base import AUDIT_VERSION
 from tru_core.errors import TruError
-from workflows.config import JobConfig
 from workflows.config.audit import CONTROLS
+from workflows.config.job import JobConfig
 from workflows.config.parsing import parse
 from workflows.running.runs import job_settings
 from workflows.storage import canonical_json
@@ -200,7 +200,7 @@ def main() -> int:
     ]
     try:
         digests = {data: data_digest(arguments.data / data) for data in arguments.only}
-        from workflows.config import ScalingConfig
+        from workflows.config.job import ScalingConfig
         from workflows.running.cluster import connected
 
         if todo := missing(work, digests):

@@ -7,7 +7,7 @@ from tru_core.collective import LocalCollective
 from workflows.audits.gate import audit_batch
 from workflows.audits.grid import list_audit
 from workflows.audits.scope import scope_of
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.running.worker import TaskRun
 from workflows.storage import FileEntry, open_store, read_json, write_json
 from workflows.tasks import RequestRows

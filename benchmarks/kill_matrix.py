@@ -39,7 +39,7 @@ from tests import deletion_world
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import TransientError, TruError
 from tru_core.unlearning.tru_settings import TRUSettings
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data.requests import parse_requests
 from workflows.deletions.runner import run_deletions
 from workflows.ledger.receipt_log import read_issued

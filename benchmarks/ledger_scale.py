@@ -102,7 +102,7 @@ def ledger_figures(store: ObjectStore, num_requests: int, repeats: int) -> dict[
 
 def reingest_figures(store: ObjectStore, folder: Path, num_rows: int) -> dict[str, float]:
     """Import raw rows of which some users are deleted; count what passed."""
-    from workflows.config import ScalingConfig
+    from workflows.config.job import ScalingConfig
     from workflows.data.snapshot import read_vocabulary
     from workflows.data.tombstones import add_tombstones, tombstones_of
     from workflows.ingest import import_dataset

@@ -31,8 +31,8 @@ from tru_core.graph import Graph, build_graph, entry_rows
 from tru_core.hashing import text_key
 from tru_core.ranking import rank_metrics
 from tru_core.sampling import Batch
-from workflows.config import ScalingConfig
 from workflows.config.compare import BackboneConfig
+from workflows.config.job import ScalingConfig
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.ingest import IngestConfig, import_dataset
 from workflows.running.cluster import connected

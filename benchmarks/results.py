@@ -116,7 +116,7 @@ def _main(arguments: argparse.Namespace, cells: Sequence[Cell]) -> int:
         say("every row asked for is there")
         write_page(arguments.rows, arguments.out, cells)
         return 0
-    from workflows.config import ScalingConfig
+    from workflows.config.job import ScalingConfig
     from workflows.running.cluster import connected
 
     with connected(ScalingConfig()):

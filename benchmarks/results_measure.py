@@ -13,8 +13,8 @@ from results_plan import IMPORT_SETTINGS, Cell, chosen_labels, job_of, row_diges
 from results_rows import Record, add_row, new_sheet, read_sheet, valid_rows, write_sheet
 
 from tru_core.errors import TransientError
-from workflows.config import JobConfig
 from workflows.config.compare import ORIGINAL, RETRAIN, CompareMethod
+from workflows.config.job import JobConfig
 
 Figures = dict[str, Any]
 

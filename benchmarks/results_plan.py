@@ -14,8 +14,8 @@ from typing import Any, Literal
 from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError
 from tru_core.unlearning.ablations import ABLATIONS
-from workflows.config import JobConfig
 from workflows.config.compare import ORIGINAL, RETRAIN, CompareMethod, ForgetConfig
+from workflows.config.job import JobConfig
 from workflows.config.parsing import parse
 from workflows.running.measuring import JUDGE_SEED, MEASURES_VERSION
 from workflows.running.runs import job_settings

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from workflows.config import JobConfig
+    from workflows.config.job import JobConfig
     from workflows.storage import ObjectStore, StorageConfig
     from workflows.storage.local import LocalStore
     from workflows.storage.s3 import S3Store

@@ -17,8 +17,8 @@ from tru_core.artifact import sha256_hex, unpack_tensors
 from tru_core.collective import LocalCollective
 from tru_core.fit import FitSettings
 from tru_core.unlearning.tru_settings import TRUSettings
-from workflows.config import BackboneConfig, JobConfig
 from workflows.config.delete import DeleteConfig
+from workflows.config.job import BackboneConfig, JobConfig
 from workflows.data.snapshot import InteractionTable, SnapshotManifest, current_snapshot, read_interactions
 from workflows.deletions.runner import run_deletions
 from workflows.keys import KeysConfig, load_identity_key, make_keys

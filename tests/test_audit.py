@@ -34,7 +34,7 @@ from workflows.audits.output import FORMATS, format_audits, to_table
 from workflows.audits.report import audit_page
 from workflows.audits.scope import scope_of
 from workflows.cli.audit import exit_code
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.experiments.grid import Grid, list_grid, work_order
 from workflows.experiments.grid_runs import RunFunction, run_alone

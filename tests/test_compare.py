@@ -21,8 +21,8 @@ from tru_core.errors import ConfigError, NumericsError
 from tru_core.fit import TrainingState
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.cli.tables import print_comparison
-from workflows.config import JobConfig
 from workflows.config.compare import CompareMethod, ForgetConfig
+from workflows.config.job import JobConfig
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.experiments import compare as compare_module
 from workflows.experiments.compare import compare, first_error, summary_rows

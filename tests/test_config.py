@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tru_core.errors import ConfigError
-from workflows.config import JobConfig, load_job
+from workflows.config.job import JobConfig, load_job
 from workflows.config.parsing import load_yaml
 from workflows.ingest import IngestConfig
 

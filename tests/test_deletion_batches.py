@@ -28,7 +28,7 @@ from tests.tiny_snapshot import item_id, user_id, write_tiny_snapshot
 from tru_core.backbones import BACKBONES
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows import cli
-from workflows.config import BackboneConfig, JobConfig
+from workflows.config.job import BackboneConfig, JobConfig
 from workflows.data.requests import parse_requests
 from workflows.data.snapshot import (
     TRAIN,

@@ -18,7 +18,7 @@ from tests.deletion_world import (
 )
 from tests.tiny_snapshot import user_id
 from tru_core.errors import ConflictError
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data import deletion as snapshot_deletion
 from workflows.data.snapshot import current_snapshot
 from workflows.deletions import finish as deletion_finish

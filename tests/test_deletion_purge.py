@@ -14,7 +14,7 @@ from tests.deletion_world import delete, ledger_of, make_job, policy, run_here, 
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import AccessError, ConflictError, IntegrityError, PolicyError
 from tru_core.receipt import verify_receipt
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data.snapshot import current_snapshot, manifest_files
 from workflows.deletions import runner as deletions
 from workflows.deletions.runner import run_deletions, run_purge

@@ -24,7 +24,7 @@ from tests.deletion_world import (
 )
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import TruError
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data.snapshot import (
     VOCABULARY_SCHEMA,
     current_snapshot,

@@ -18,7 +18,7 @@ from tests.deletion_world import (
 )
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import IntegrityError, NumericsError, TransientError, TruError
-from workflows.config import BackboneConfig, JobConfig
+from workflows.config.job import BackboneConfig, JobConfig
 from workflows.data.snapshot import current_snapshot, read_vocabulary
 from workflows.deletions.runner import run_deletions
 from workflows.ledger.receipt_log import read_receipt

@@ -25,8 +25,8 @@ from results_rows import add_row, new_sheet, read_sheet, write_sheet
 from results_words import as_good_for_less, passes, read_blocks, sentence
 
 from tru_core.errors import ConfigError, TransientError
-from workflows.config import JobConfig
 from workflows.config.compare import CompareMethod, ForgetConfig
+from workflows.config.job import JobConfig
 from workflows.storage import open_store
 
 DATA = {"tiktok": "0123456789abcdef"}

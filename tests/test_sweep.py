@@ -16,7 +16,7 @@ from tru_core.unlearning.problem import candidate_score
 from tru_core.unlearning.reverse import Statistics
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.cli.tables import print_sweep
-from workflows.config import load_job
+from workflows.config.job import load_job
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.experiments.job_file import job_text, write_job_file
 from workflows.experiments.sweep import best_of, sweep

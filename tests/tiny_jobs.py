@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.config.parsing import load_yaml, parse
 from workflows.running.worker import Results
 from workflows.storage import FileEntry, ObjectStore, StorageConfig, dataset_log, read_log
@@ -19,7 +19,7 @@ backbone:
   settings: {{embedding_size: 8}}
 fit: {{max_epochs: {FIT_EPOCHS}, batch_size: 96, learning_rate: 1e-2}}
 unlearn: {{batch_size: 96, reverse_steps: {2 * UNLEARN_ROUNDS}, repair: true, max_quality_loss: 1.0}}
-forget: {{regime: user, share: 0.1, seed: 3}}
+forget: {{regime: user, share: 0.1, seed: 4}}
 """
 COMPARISON = [
     Stage(name="original", kind="fit"),

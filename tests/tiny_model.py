@@ -7,7 +7,7 @@ import torch
 
 from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.collective import LocalCollective
-from workflows.config import JobConfig, parse
+from workflows.config.job import JobConfig, parse
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.models.publish import publish_version
 from workflows.running.runs import run_name

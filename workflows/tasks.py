@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt
 
 from tru_core.audits.injection import PlantingSettings
 from tru_core.settings import Settings
-from workflows.config import ForgetConfig, JobConfig
+from workflows.config.job import ForgetConfig, JobConfig
 from workflows.storage import FileEntry, open_store
 from workflows.storage.config import is_s3
 

@@ -20,9 +20,9 @@ from workflows.audits.case import BROKEN, ExamineSettings, Kept, check_attacks, 
 from workflows.audits.grid import AuditGrid, list_audit, planting_of
 from workflows.audits.output import FORMATS, write_output
 from workflows.audits.scope import AuditScope, scope_of
-from workflows.config import JobConfig
 from workflows.config.audit import CONTROLS, AuditCandidate
 from workflows.config.compare import ORIGINAL, RETRAIN
+from workflows.config.job import JobConfig
 from workflows.config.parsing import parse
 from workflows.experiments.grid import Grid, GridRun
 from workflows.experiments.grid_runs import RunFunction, run_alone, run_missing

@@ -15,7 +15,7 @@ from typing import Any
 from tru_core.audits.attacks import GATE_ATTACKS
 from tru_core.collective import LocalCollective
 from workflows.audits.case import ExamineSettings, Kept, examine
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.running.worker import TaskRun
 from workflows.storage import FileEntry, ObjectStore
 from workflows.tasks import WorkerTask

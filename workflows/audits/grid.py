@@ -12,9 +12,9 @@ from tru_core.artifact import sha256_hex
 from tru_core.audits.injection import PlantingSettings
 from tru_core.errors import ConfigError
 from workflows.audits.scope import AuditScope
-from workflows.config import JobConfig
 from workflows.config.audit import CONTROLS, AuditCandidate
 from workflows.config.compare import ORIGINAL, RETRAIN
+from workflows.config.job import JobConfig
 from workflows.experiments.grid import Grid, GridRun, measured_run, retrain_stage
 from workflows.running.measuring import JUDGE_SEED, MEASURES_VERSION
 from workflows.running.runs import job_settings, run_name, training_task

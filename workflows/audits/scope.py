@@ -5,7 +5,7 @@ from typing import Literal
 
 from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError, MissingObjectError
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.models.batches import batch_key
 from workflows.models.publish import Version, read_versions

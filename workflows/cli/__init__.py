@@ -24,7 +24,7 @@ from workflows.cli import receipts as cli_receipts
 from workflows.cli.tables import print_comparison, print_figures, print_sweep
 
 if TYPE_CHECKING:
-    from workflows.config import JobConfig
+    from workflows.config.job import JobConfig
     from workflows.ledger.job import LedgerJob
 
 Command = Callable[[argparse.Namespace], dict[str, Any]]
@@ -51,7 +51,7 @@ def split_dataset_url(url: str) -> tuple[str, str]:
 
 
 def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
-    from workflows.config import ScalingConfig, load_settings, parse
+    from workflows.config.job import ScalingConfig, load_settings, parse
     from workflows.ingest import IngestConfig, import_dataset
     from workflows.keys import KeysConfig
     from workflows.running.cluster import connected
@@ -88,7 +88,7 @@ def _load_job(path: str) -> "JobConfig":
     Raises:
         ConfigError: If the file is wrong, or ``storage`` is a relative folder inside a submitted job.
     """
-    from workflows.config import load_job
+    from workflows.config.job import load_job
 
     job = load_job(Path(path))
     _refuse_vanishing_storage(path, job.storage.url)
@@ -149,7 +149,7 @@ def _sweep(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _result(arguments: argparse.Namespace) -> dict[str, Any]:
-    from workflows.config import parse
+    from workflows.config.job import parse
     from workflows.running.outcomes import newest_outcome
     from workflows.storage import StorageConfig, open_store
 

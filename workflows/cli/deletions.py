@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workflows.config import JobConfig
+    from workflows.config.job import JobConfig
 
 Figures = dict[str, Any]
 Add = Callable[[Any, str, str, Callable[[argparse.Namespace], Figures]], argparse.ArgumentParser]

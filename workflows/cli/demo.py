@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tru_core.fit import FitSettings
-from workflows.config import BackboneConfig, ForgetConfig, JobConfig, ScalingConfig, parse
+from workflows.config.job import BackboneConfig, ForgetConfig, JobConfig, ScalingConfig, parse
 from workflows.experiments.compare import compare
 from workflows.ingest import import_dataset
 from workflows.running import runs

@@ -11,7 +11,7 @@ from pydantic import JsonValue, ValidationError
 
 from tru_core.errors import AuditError, IntegrityError
 from tru_core.settings import Settings
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.deletions.plan import BatchPlan
 from workflows.models.batches import batch_key
 from workflows.models.publish import Version

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from workflows.config import JobConfig
 from workflows.config.delete import DeleteConfig
+from workflows.config.job import JobConfig
 from workflows.deletions.purge import UNFINISHED_STATES, deferred_and_due
 from workflows.ledger import Ledger, LedgerRequest
 from workflows.models.publish import read_versions

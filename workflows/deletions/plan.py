@@ -15,7 +15,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError, PolicyError
 from tru_core.settings import Settings
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data.requests import DeletionRequest, Kind
 from workflows.data.snapshot import SnapshotManifest
 from workflows.deletions.subjects import Counts, Subject, count_named, find_subjects, is_found, rows_of

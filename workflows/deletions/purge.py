@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
 from tru_core.errors import AccessError, IntegrityError, MissingObjectError
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.deletions.purge_inventory import Kind, Remnant, list_remnants
 from workflows.ledger import Ledger, State
 from workflows.models.batches import batch_key

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Literal
 
 from tru_core.errors import MissingObjectError
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data.snapshot import manifest_files, read_manifest
 from workflows.models.batches import batch_of, place_of
 from workflows.models.publish import Version, read_versions

@@ -16,7 +16,7 @@ from typing import Any
 
 from tru_core.errors import PolicyError, TruError
 from workflows.audits.gate import audit_batch
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data.requests import slow_digest
 from workflows.deletions.attempts import AuditFunction
 from workflows.deletions.choice import choose, submission_id

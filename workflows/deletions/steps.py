@@ -21,7 +21,7 @@ import hashlib
 from pydantic import ValidationError
 
 from tru_core.errors import ConflictError, IntegrityError, MissingObjectError
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data.deletion import write_snapshot_without
 from workflows.data.snapshot import SnapshotManifest, current_snapshot_entry, publish_snapshot, read_manifest
 from workflows.data.tombstones import Tombstone, add_tombstones

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tru_core.keys import IdentityKey, SigningKey
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.deletions.attempts import AuditFunction
 from workflows.ledger import Ledger, State
 from workflows.storage import ObjectStore

@@ -16,8 +16,8 @@ import pyarrow.parquet
 import tru_core.errors
 from tru_core.errors import TransientError, TruError
 from tru_core.unlearning.diagnostics import TopLists, list_distance
-from workflows.config import JobConfig
 from workflows.config.compare import ORIGINAL, RETRAIN
+from workflows.config.job import JobConfig
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.experiments.comparison import (
     FigureSummary,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from tru_core.artifact import sha256_hex
 from tru_core.unlearning.tru_settings import TRUSettings
-from workflows.config import JobConfig
 from workflows.config.compare import (
     ORIGINAL,
     RETRAIN,
@@ -17,6 +16,7 @@ from workflows.config.compare import (
     CompareMethod,
     refuse_duplicates,
 )
+from workflows.config.job import JobConfig
 from workflows.running.measuring import JUDGE_SEED, MEASURES_VERSION
 from workflows.running.runs import job_settings, run_name, training_task
 from workflows.storage import FileEntry, canonical_json, stage_result_key

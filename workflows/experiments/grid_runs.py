@@ -18,7 +18,7 @@ import tru_core.errors
 from tru_core.collective import LocalCollective
 from tru_core.errors import TransientError, TruError
 from tru_core.fit import TrainingState
-from workflows.config import ScalingConfig
+from workflows.config.job import ScalingConfig
 from workflows.experiments.grid import Grid, GridRun, work_order
 from workflows.running.cluster import wait_for_cpus
 from workflows.running.jobs import run_task

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from tru_core.errors import ConfigError, ConflictError
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 
 
 def job_text(job: JobConfig, *, comment: str) -> str:

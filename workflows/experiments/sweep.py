@@ -20,7 +20,7 @@ from ray import tune
 import tru_core.errors
 from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError, TransientError
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.experiments.job_file import job_text, refuse_other_file, write_job_file
 from workflows.experiments.trials import SWEPT, Trial, figures_of, list_trials, run_trial

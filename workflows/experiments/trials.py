@@ -18,7 +18,7 @@ from tru_core.errors import ConfigError, TransientError, TruError
 from tru_core.fit import TrainingState
 from tru_core.unlearning.problem import candidate_score
 from tru_core.unlearning.tru_settings import TRUSettings
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.running.worker import TaskRun
 from workflows.storage import canonical_json
 from workflows.tasks import WorkerTask

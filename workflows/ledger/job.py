@@ -17,7 +17,7 @@ _OTHER_BLOCKS |= {"sweep", "delete", "compare", "audit"}
 
 
 class LedgerJob(Settings):
-    """As in :class:`workflows.config.JobConfig`."""
+    """As in :class:`workflows.config.job.JobConfig`."""
 
     storage: StorageConfig
     dataset: Name
@@ -35,7 +35,7 @@ def load_ledger_job(path: Path) -> LedgerJob:
     values = load_settings(path)
     own = {name: value for name, value in values.items() if name not in _OTHER_BLOCKS}
     if not own.keys() <= LedgerJob.model_fields.keys():
-        from workflows.config import load_job
+        from workflows.config.job import load_job
 
         job = load_job(path)
         return LedgerJob(storage=job.storage, dataset=job.dataset, model=job.model, ledger=job.ledger, keys=job.keys)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tru_core.errors import ConfigError, IntegrityError, PolicyError
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.models.batches import snapshots_since
 from workflows.models.publish import Version, current_version, publish_version, read_versions
 from workflows.storage import FileEntry, ObjectStore, open_store, read_verified

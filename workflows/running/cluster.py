@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 
 from tru_core.errors import ConfigError, TransientError
-from workflows.config import ScalingConfig
+from workflows.config.job import ScalingConfig
 
 _UNPICKLING_SWITCHES = (
     "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",

@@ -10,7 +10,7 @@ from typing import Any
 
 from tru_core.artifact import sha256_hex
 from tru_core.errors import ConflictError
-from workflows.config import JobConfig
+from workflows.config.job import JobConfig
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.models.publish import Version, current_version, publish_version, read_versions
 from workflows.running.jobs import run_task
