@@ -109,7 +109,7 @@ def make_project(folder: Path, job: dict[str, Any], *, tracks: Path) -> None:
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     tracks.mkdir(exist_ok=True)
-    with (folder / "workflows" / "worker.py").open("a") as file:
+    with (folder / "workflows" / "running" / "worker.py").open("a") as file:
         file.write(f"\nimport os, pathlib\npathlib.Path({str(tracks)!r}, str(os.getpid())).write_text(__file__)\n")
 
 
