@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tru_core.backbones.base import Backbone
 from tru_core.collective import Collective
-from tru_core.unlearning.matching import Values, chance_above
+from tru_core.unlearning.matching import Values, chance_above, chance_noise
 from tru_core.unlearning.never_seen import joined
 from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.residue import NUM_STRATA, Contrast, RowPairs, cosines, make_probe
@@ -27,11 +27,6 @@ GAP = 0.05
 at 5 %: Retrain's lies by 0.02 to 0.06 below that of held-out pairs in the Original, on both data sets, for users and
 interactions, with MGCN and MIG-GT alike (once, MIG-GT and users on TikTok, 0.01 above), while its distance from random
 pairs is 0.01 with the one backbone and 0.16 with the other."""
-
-
-def has_item_table(model: Backbone) -> bool:
-    """Whether a backbone has a row of its own for each item."""
-    return "item" in model.anatomy.tables.values()
 
 
 def draw_pairs(
@@ -95,7 +90,7 @@ def held_out_likeness(model: Backbone, problem: Problem, contrast: Contrast | No
         _, items = model.embeddings(graph)
         found, random = likeness(items, contrast, graph.collective)
     above = chance_above(found, random, graph.collective) - 0.5
-    gap = max(GAP, 3.0 * (12.0 * max(len(contrast.pairs), 1)) ** -0.5)
+    gap = max(GAP, 3.0 * chance_noise(len(contrast.pairs)))
     weights = 1.0 / np.maximum(np.bincount(contrast.strata, minlength=NUM_STRATA), 1)
     found = replace(found, weights=torch.from_numpy(weights).to(found.values.dtype)[found.strata])
     return HeldOut(found, max(0.0, 1.0 - gap / above) if above > 0 else 0.0)

@@ -91,6 +91,11 @@ def matched_distance(found: Values, reference: Values, collective: Collective) -
     return ((found.values - targets).square() * found.weights).sum() / max(total, 1e-30)
 
 
+def chance_noise(count: float) -> float:
+    """Deviation by chance alone of :func:`chance_above` for so many found values (at least one) like the reference."""
+    return (12.0 * max(count, 1.0)) ** -0.5
+
+
 def chance_above(found: Values, reference: Values, collective: Collective) -> float:
     """Chance that a found value lies above a reference of its stratum, ties half; 0.5 where nothing compares.
 

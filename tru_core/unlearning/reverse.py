@@ -29,15 +29,15 @@ from tru_core.hashing import hash_below, hash_uniform, text_key
 from tru_core.interactions import IntArray, Pairs, select, sorted_distinct
 from tru_core.sampling import Batch
 from tru_core.unlearning.interventions import gate_gradient
+from tru_core.unlearning.item_rows import item_tables
 from tru_core.unlearning.likeness import (
     HeldOut,
     draw_pairs,
-    has_item_table,
     held_out_likeness,
     likeness,
     never_together,
 )
-from tru_core.unlearning.matching import Values, chance_above, matched_distance
+from tru_core.unlearning.matching import Values, chance_above, chance_noise, matched_distance
 from tru_core.unlearning.never_seen import Judged, NeverSeen, compare_with_never_seen, joined, list_margins
 from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.refit import endless_batches
@@ -131,7 +131,7 @@ def plan_reverse(model: Backbone, problem: Problem, users: IntArray, settings: T
     collective, retain = problem.graph_without.collective, problem.retain
     users = np.intersect1d(users, retain.users)
     stop, held_out = None, None
-    if has_item_table(model) or shared_rate(model, settings):
+    if item_tables(model) or shared_rate(model, settings):
         stop, held_out = draw_pairs(problem, max_pairs=MAX_PAIRS, seed=_seed(settings, "stop"), held_out=True)
     items = _rows_of(stop)
     own = np.isin(retain.users, users)
@@ -300,7 +300,7 @@ def shared_rate(model: Backbone, settings: TRUSettings) -> float:
     """Adam's step size of shared modules: the setting's, or where it has none what the backbone needs."""
     if settings.shared_learning_rate is not None:
         return settings.shared_learning_rate
-    return 0.0 if has_item_table(model) else SHARED_RATE
+    return 0.0 if item_tables(model) else SHARED_RATE
 
 
 def moving_parameters(model: Backbone, settings: TRUSettings) -> list[str]:
@@ -362,8 +362,8 @@ def look_at(model: Backbone, problem: Problem, reverse: Reverse) -> Look:
     statistics = Statistics(
         forget=chance_above(margins, reference, collective),
         residue=residue,
-        forget_noise=(12.0 * max(num_users, 1.0)) ** -0.5,
-        residue_noise=(12.0 * max(num_pairs, 1)) ** -0.5,
+        forget_noise=chance_noise(num_users),
+        residue_noise=chance_noise(num_pairs),
     )
     return Look(
         statistics=statistics,
