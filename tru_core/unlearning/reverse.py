@@ -396,7 +396,7 @@ def run_round(
         The targeting of the last step.
     """
     batches: Iterator[Batch] = iter(())
-    if shared_rate(model, settings) > 0 if settings.repair is None else settings.repair:
+    if settings.repairs(moves_shared=shared_rate(model, settings) > 0):
         every = endless_batches(reverse.around, problem, batch_size=settings.batch_size, seed=settings.seed)
         batches = itertools.islice(every, first, None)
     moving = {group["name"] for group in optimizer.param_groups}

@@ -122,3 +122,7 @@ class TRUSettings(Settings):
     def scales_branches(self) -> bool:
         """Whether Eq. (4) is on."""
         return self.paper_literal if self.branch_scaling is None else self.branch_scaling
+
+    def repairs(self, *, moves_shared: bool) -> bool:
+        """Whether steps of the sequence take retained pairs in, given whether shared modules move."""
+        return moves_shared if self.repair is None else self.repair

@@ -14,20 +14,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 from tru_core.errors import ConfigError, TruError
 from workflows.cli import audit as cli_audit
 from workflows.cli import deletions as cli_deletions
 from workflows.cli import ledger as cli_ledger
 from workflows.cli import receipts as cli_receipts
-from workflows.cli.tables import print_comparison, print_figures, print_sweep
-
-if TYPE_CHECKING:
-    from workflows.config.job import JobConfig
-    from workflows.ledger.job import LedgerJob
-
-Command = Callable[[argparse.Namespace], dict[str, Any]]
+from workflows.cli.command import Figures, add_command, load_job_file
+from workflows.cli.tables import print_comparison, print_sweep
 
 EXIT_CODES = """exit codes: 0 ok, 2 wrong configuration, 3 bad data, 4 storage unreachable, denied or missing,
 5 conflict, 6 audit not passed, 7 retries used up, 8 damaged or unsafe file, 9 refused by policy, 130 interrupted"""
@@ -50,7 +44,7 @@ def split_dataset_url(url: str) -> tuple[str, str]:
     return root, check_name(name)
 
 
-def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
+def _data_import(arguments: argparse.Namespace) -> Figures:
     from workflows.config.job import ScalingConfig, load_settings, parse
     from workflows.ingest import IngestConfig, import_dataset
     from workflows.keys import KeysConfig
@@ -82,45 +76,12 @@ def _data_import(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _load_job(path: str) -> "JobConfig":
-    """Read the job file; inside a submitted job, refuse storage that would vanish with the job's working folder.
-
-    Raises:
-        ConfigError: If the file is wrong, or ``storage`` is a relative folder inside a submitted job.
-    """
-    from workflows.config.job import load_job
-
-    job = load_job(Path(path))
-    _refuse_vanishing_storage(path, job.storage.url)
-    return job
-
-
-def _load_ledger_job(path: str) -> "LedgerJob":
-    """Read what the commands on requests need of a job file. Raises as :func:`_load_job`."""
-    from workflows.ledger.job import load_ledger_job
-
-    job = load_ledger_job(Path(path))
-    _refuse_vanishing_storage(path, job.storage.url)
-    return job
-
-
-def _refuse_vanishing_storage(path: str, url: str) -> None:
-    from workflows.storage.config import folder_of_url, is_s3
-
-    is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if is_submitted and not is_s3(url) and not Path(folder_of_url(url)).is_absolute():
-        raise ConfigError(
-            f"{path}: storage {url!r} is a relative folder. A submitted job runs in a copy of the working folder that "
-            "is deleted afterwards. Nothing was started. Name an absolute folder that every node sees, or s3://..."
-        )
-
-
-def _with_job(name: str) -> Command:
-    def command(arguments: argparse.Namespace) -> dict[str, Any]:
+def _with_job(name: str) -> Callable[[argparse.Namespace], Figures]:
+    def command(arguments: argparse.Namespace) -> Figures:
         from workflows.running import runs
         from workflows.running.cluster import connected
 
-        job = _load_job(arguments.job)
+        job = load_job_file(arguments.job)
         workflow = {"train": runs.train, "unlearn": runs.unlearn}[name]
         with connected(job.scaling):
             return workflow(job)
@@ -128,27 +89,27 @@ def _with_job(name: str) -> Command:
     return command
 
 
-def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
+def _compare(arguments: argparse.Namespace) -> Figures:
     from workflows.experiments.compare import FORMATS, compare
     from workflows.output_files import check_outputs
     from workflows.running.cluster import connected
 
-    job, outputs = _load_job(arguments.job), [Path(path) for path in arguments.out]
+    job, outputs = load_job_file(arguments.job), [Path(path) for path in arguments.out]
     check_outputs(outputs, FORMATS)
     with connected(job.scaling):
         return compare(job, outputs=outputs)
 
 
-def _sweep(arguments: argparse.Namespace) -> dict[str, Any]:
+def _sweep(arguments: argparse.Namespace) -> Figures:
     from workflows.experiments.sweep import sweep
     from workflows.running.cluster import connected
 
-    job = _load_job(arguments.job)
+    job = load_job_file(arguments.job)
     with connected(job.scaling):
         return sweep(job, best_job_path=Path(arguments.out))
 
 
-def _result(arguments: argparse.Namespace) -> dict[str, Any]:
+def _result(arguments: argparse.Namespace) -> Figures:
     from workflows.config.job import parse
     from workflows.running.outcomes import newest_outcome
     from workflows.storage import StorageConfig, open_store
@@ -159,10 +120,16 @@ def _result(arguments: argparse.Namespace) -> dict[str, Any]:
     return newest_outcome(open_store(storage), arguments.run_id, wait_seconds=arguments.wait)
 
 
-def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
+def _demo(arguments: argparse.Namespace) -> Figures:
     from workflows.cli.demo import run_demo
 
     return run_demo(Path(arguments.folder))
+
+
+def _show_comparison(figures: Figures) -> None:
+    from workflows.experiments.compare import summary_rows
+
+    print_comparison(summary_rows(figures), figures["failed"])
 
 
 def _seconds(text: str) -> float:
@@ -181,14 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(group: Any, name: str, text: str, run: Command) -> argparse.ArgumentParser:
-        command = group.add_parser(name, help=text.replace("%", "%%"), description=text)
-        command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-        command.set_defaults(run=run)
-        return command
-
     data = commands.add_parser("data", help="data sets").add_subparsers(dest="action", required=True, metavar="ACTION")
-    importing = add(data, "import", "Check raw tables and features and store them as a data set.", _data_import)
+    importing = add_command(data, "import", "Check raw tables and features and store them as a data set.", _data_import)
     importing.add_argument("source", help="folder or s3:// prefix with interactions and features")
     importing.add_argument("--to", required=True, help="<storage>/datasets/<name>")
     importing.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
@@ -209,34 +170,38 @@ def _parser() -> argparse.ArgumentParser:
         "unlearn": "Draw the job's forget set, unlearn it by TRU and publish the next version.",
     }
     for name, text in texts.items():
-        add(commands, name, text, _with_job(name)).add_argument("job", help="job file (YAML)")
+        add_command(commands, name, text, _with_job(name)).add_argument("job", help="job file (YAML)")
     text = "Measure methods, backbones and seeds against Original and Retrain, on the same lists."
-    comparing = add(commands, "compare", text, _compare)
+    comparing = add_command(commands, "compare", text, _compare, _show_comparison)
     comparing.add_argument("job", help="job file (YAML); its block compare says what")
     help_text = "write the table to PATH.json, PATH.parquet or PATH.csv too; may be repeated"
     comparing.add_argument("--out", action="append", default=[], metavar="PATH", help=help_text)
-    cli_audit.add_commands(commands, add, _load_job)
-    sweeping = add(commands, "sweep", "Search gate, scaling and isolation settings with Ray Tune.", _sweep)
+    cli_audit.add_commands(commands)
+    sweeping = add_command(
+        commands, "sweep", "Search gate, scaling and isolation settings with Ray Tune.", _sweep, print_sweep
+    )
     sweeping.add_argument("job", help="job file (YAML)")
     sweeping.add_argument("--out", default="best-job.yaml", help="where to write the job file with the best setting")
     delete = commands.add_parser("delete", help="deletion requests").add_subparsers(
         dest="action", required=True, metavar="ACTION"
     )
-    cli_deletions.add_delete_commands(delete, add, _load_job)
-    cli_deletions.add_version_commands(commands, add, _load_job)
-    cli_ledger.add_commands(delete, add, _load_ledger_job)
-    result = add(commands, "result", "Say how a run's newest attempt ended, with its exit code.", _result)
+    cli_deletions.add_delete_commands(delete)
+    cli_deletions.add_version_commands(commands)
+    cli_ledger.add_commands(delete)
+    result = add_command(commands, "result", "Say how a run's newest attempt ended, with its exit code.", _result)
     result.add_argument("run_id")
     result.add_argument("--storage", required=True, help="folder or s3://bucket/prefix")
     result.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
     result.add_argument("--wait", type=_seconds, default=0.0, metavar="SECONDS", help="wait for a first outcome")
-    cli_receipts.add_commands(commands, add)
-    demo = add(commands, "demo", "A small world goes the whole way, with a table at the end.", _demo)
+    cli_receipts.add_commands(commands)
+    demo = add_command(
+        commands, "demo", "A small world goes the whole way, with a table at the end.", _demo, _show_comparison
+    )
     demo.add_argument("--folder", default="store/demo", help="where the demo keeps its world and its models")
     return parser
 
 
-def _exit_code(arguments: argparse.Namespace, figures: dict[str, Any]) -> int:
+def _exit_code(arguments: argparse.Namespace, figures: Figures) -> int:
     """The code of a command that has figures: of another run's outcome, or of what failed in a comparison."""
     if arguments.command == "audit":
         return cli_audit.exit_code(figures)
@@ -256,33 +221,8 @@ def _protect_private_cluster() -> None:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
-def _print_json(value: dict[str, Any]) -> None:
+def _print_json(value: Figures) -> None:
     print(json.dumps(value, sort_keys=True, allow_nan=False))
-
-
-def _show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
-    if arguments.json:
-        _print_json(figures)
-    elif hasattr(arguments, "show"):
-        arguments.show(figures)
-    elif "rows" in figures:
-        from workflows.experiments.compare import summary_rows
-
-        print_comparison(summary_rows(figures), figures["failed"])
-    elif "audits" in figures:
-        from workflows.audits.output import print_audits
-
-        print_audits(figures)
-    elif "trials" in figures:
-        print_sweep(figures)
-    elif "submission_id" in figures:
-        print(figures["submission_id"])
-    elif "attested_only" in figures:
-        cli_receipts.print_verification(figures)
-    elif arguments.command == "doctor":
-        cli_receipts.print_findings(figures)
-    else:
-        print_figures(figures)
 
 
 def _end(arguments: argparse.Namespace, error: BaseException, message: str, exit_code: int) -> int:
@@ -301,7 +241,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Ray prints there too
             figures = arguments.run(arguments)
-        _show(arguments, figures)
+        if arguments.json:
+            _print_json(figures)
+        else:
+            arguments.show(figures)
     except TruError as error:
         return _end(arguments, error, str(error), error.exit_code)
     except KeyboardInterrupt as error:

@@ -1,32 +1,17 @@
 """The command ``tru audit``: its options, what it prints and its exit code."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from workflows.config.job import JobConfig
-
-Figures = dict[str, Any]
-LoadJob = Callable[[str], "JobConfig"]
-Add = Callable[..., argparse.ArgumentParser]
+from workflows.cli.command import Figures, add_command, load_job_file
 
 _TEXT = "Examine whether a model forgot: passed, failed or inconclusive, with all evidence. Exit code 6 unless passed."
 
 
-def add_commands(commands: Any, add: Add, load_job: LoadJob) -> None:
-    """Add ``tru audit`` to the parser.
-
-    Args:
-        add: Adds a command to a group: group, name, text, what runs it.
-        load_job: Reads the job file that the command names.
-    """
-
-    def run(arguments: argparse.Namespace) -> Figures:
-        return _audit(load_job(arguments.job), arguments)
-
-    command = add(commands, "audit", _TEXT, run)
+def add_commands(commands: Any) -> None:
+    """Add ``tru audit`` to the parser."""
+    command = add_command(commands, "audit", _TEXT, _audit, _show)
     command.add_argument("job", help="job file (YAML); its block audit says what")
     which = command.add_mutually_exclusive_group()
     which.add_argument("--version", type=int, metavar="N", help="examine this published version of the job's model")
@@ -35,7 +20,7 @@ def add_commands(commands: Any, add: Add, load_job: LoadJob) -> None:
     command.add_argument("--out", action="append", default=[], metavar="PATH", help=help_text)
 
 
-def _audit(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
+def _audit(arguments: argparse.Namespace) -> Figures:
     from workflows.audits.audit import audit
     from workflows.audits.output import FORMATS
     from workflows.config.audit import AuditConfig
@@ -43,6 +28,7 @@ def _audit(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
     from workflows.output_files import check_outputs
     from workflows.running.cluster import connected
 
+    job = load_job_file(arguments.job)
     outputs = [Path(path) for path in arguments.out]
     check_outputs(outputs, FORMATS)
     if arguments.version is not None or arguments.batch:
@@ -51,6 +37,12 @@ def _audit(job: "JobConfig", arguments: argparse.Namespace) -> Figures:
         job = job.model_copy(update={"audit": asked})
     with connected(job.scaling):
         return audit(job, outputs=outputs)
+
+
+def _show(figures: Figures) -> None:
+    from workflows.audits.output import print_audits
+
+    print_audits(figures)
 
 
 def exit_code(figures: Figures) -> int:

@@ -1,90 +1,72 @@
 """Commands that carry deletions out and look at what serves: ``delete run | purge | submission-id``, ``versions``."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from workflows.config.job import JobConfig
-
-Figures = dict[str, Any]
-Add = Callable[[Any, str, str, Callable[[argparse.Namespace], Figures]], argparse.ArgumentParser]
-Load = Callable[[str], "JobConfig"]
+from workflows.cli.command import Figures, add_command, load_job_file
+from workflows.cli.deletion_tables import print_purge, print_run, print_versions
 
 
-def add_delete_commands(group: Any, add: Add, load_job: Load) -> None:
+def add_delete_commands(group: Any) -> None:
     """Add the commands of this file that stand under ``tru delete``."""
 
     def run(arguments: argparse.Namespace) -> Figures:
         from workflows.deletions.runner import run_deletions
         from workflows.running.cluster import connected
 
-        job = load_job(arguments.job_file or arguments.job)
+        job = load_job_file(arguments.job_file or arguments.job)
         requests = Path(arguments.requests) if arguments.requests else None
         return run_deletions(job, requests, is_asked=arguments.now, connect=lambda: connected(job.scaling))
 
     def purge(arguments: argparse.Namespace) -> Figures:
         from workflows.deletions.runner import run_purge
 
-        return run_purge(load_job(arguments.job))
+        return run_purge(load_job_file(arguments.job))
 
     def name_submission(arguments: argparse.Namespace) -> Figures:
         from workflows.deletions.runner import name_submission
 
-        return name_submission(load_job(arguments.job))
+        return name_submission(load_job_file(arguments.job))
 
     text = "Carry out every deletion that is due: new versions, purge, receipts. Finishes what was interrupted."
-    running = add(group, "run", text, run)
-    _show_with(running, "print_run")
+    running = add_command(group, "run", text, run, print_run)
     running.add_argument("job_file", nargs="?", metavar="JOB", help="job file (YAML); the same as --job")
     _add_job(running)
     running.add_argument("--requests", help="submit this file first (CSV: request_id, kind, user_id, item_id)")
     running.add_argument("--now", action="store_true", help="do not wait for delete.min_requests; receipts say so")
     text = "Delete what still holds deleted rows and was deferred, such as models after their days of grace."
-    purging = add(group, "purge", text, purge)
-    _show_with(purging, "print_purge")
+    purging = add_command(group, "purge", text, purge, print_purge)
     _add_job(purging)
     text = "Print a name of what is due, for ray job submit --submission-id; nothing if nothing is due."
-    _add_job(add(group, "submission-id", text, name_submission))
+    _add_job(add_command(group, "submission-id", text, name_submission, _print_submission_id))
 
 
-def add_version_commands(commands: Any, add: Add, load_job: Load) -> None:
+def add_version_commands(commands: Any) -> None:
     """Add ``tru versions`` and ``tru rollback``."""
 
     def versions(arguments: argparse.Namespace) -> Figures:
         from workflows.models.versions import list_versions
 
-        return list_versions(load_job(arguments.job))
+        return list_versions(load_job_file(arguments.job))
 
     def rollback(arguments: argparse.Namespace) -> Figures:
         from workflows.models.versions import roll_back
 
-        return roll_back(load_job(arguments.job), arguments.version, override=arguments.override)
+        return roll_back(load_job_file(arguments.job), arguments.version, override=arguments.override)
 
     text = "List a model's versions: which serves, which are withdrawn or purged."
-    listing = add(commands, "versions", text, versions)
-    _show_with(listing, "print_versions")
+    listing = add_command(commands, "versions", text, versions, print_versions)
     _add_job(listing)
     text = "Let an earlier version serve again; refused where it may know a deleted subject."
-    rolling = add(commands, "rollback", text, rollback)
+    rolling = add_command(commands, "rollback", text, rollback)
     rolling.add_argument("version", type=int)
     _add_job(rolling)
     rolling.add_argument("--override", default="", metavar="REASON", help="do it all the same; the reason is recorded")
 
 
-def _show_with(parser: argparse.ArgumentParser, printer: str) -> None:
-    def show(figures: Figures) -> None:
-        from workflows.cli import deletion_tables
-
-        printers: dict[str, Callable[[Figures], None]] = {
-            "print_run": deletion_tables.print_run,
-            "print_purge": deletion_tables.print_purge,
-            "print_versions": deletion_tables.print_versions,
-        }
-        printers[printer](figures)
-
-    parser.set_defaults(show=show)
+def _print_submission_id(figures: Figures) -> None:
+    print(figures["submission_id"])
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:

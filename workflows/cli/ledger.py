@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workflows.cli.command import Figures, add_command, load_ledger_job_file
+from workflows.cli.ledger_tables import print_due, print_explanation, print_requests, print_submission
+from workflows.cli.tables import print_figures
+
 if TYPE_CHECKING:
     from workflows.ledger.job import LedgerJob
 
-Figures = dict[str, Any]
-Add = Callable[[Any, str, str, Callable[[argparse.Namespace], Figures]], argparse.ArgumentParser]
-Load = Callable[[str], "LedgerJob"]
 
 STATES = [
     "received",
@@ -29,40 +30,49 @@ STATES = [
 ]  # as workflows.ledger.STATES, which brings more along than a parser needs
 
 
-def add_commands(group: Any, add: Add, load_job: Load) -> None:
+def add_commands(group: Any) -> None:
     """Add the commands of this file, which stand under ``tru delete``."""
 
-    def command(name: str, text: str, run: Callable[["LedgerJob", argparse.Namespace], Figures]) -> Any:
-        parser = add(group, name, text, lambda arguments: run(load_job(arguments.job), arguments))
+    def command(
+        name: str,
+        text: str,
+        run: Callable[["LedgerJob", argparse.Namespace], Figures],
+        show: Callable[[Figures], None] = print_figures,
+    ) -> argparse.ArgumentParser:
+        def run_on_job(arguments: argparse.Namespace) -> Figures:
+            return run(load_ledger_job_file(arguments.job), arguments)
+
+        parser = add_command(group, name, text, run_on_job, show)
         parser.add_argument("--job", default="job.yaml", help="job file (YAML); default job.yaml")
         return parser
 
     text = "Take deletion requests into the ledger. The same file again changes nothing."
-    submitting = command("submit", text, _submit)
+    submitting = command("submit", text, _submit, print_submission)
     submitting.add_argument(
         "requests", help="CSV, JSON or parquet, or a folder of these: files taken are not taken twice"
     )
-    _show_with(submitting, "print_submission")
 
-    listing = command("list", "List deletion requests, nearest deadline first.", _list)
+    listing = command("list", "List deletion requests, nearest deadline first.", _list, print_requests)
     listing.add_argument("--state", action="append", choices=STATES, help="only those in this state; may be repeated")
     listing.add_argument("--limit", type=_count, default=50, help="at most so many; default 50")
     listing.add_argument("--summary", action="store_true", help="only numbers: by state, oldest age, nearest deadline")
     listing.add_argument("--check", action="store_true", help="read and verify the whole history first")
-    _show_with(listing, "print_requests")
 
-    explaining = command("explain", "Say where a request is, why, and what happens next.", _explain)
+    explaining = command("explain", "Say where a request is, why, and what happens next.", _explain, print_explanation)
     explaining.add_argument("request_id", metavar="ID")
     explaining.add_argument("--history", action="store_true", help="with all that happened to it; reads the whole log")
-    _show_with(explaining, "print_explanation")
 
     handing = command("receipt", "Write the signed receipt of a request to a file; `tru verify` checks it.", _receipt)
     handing.add_argument("request_id", metavar="ID")
     handing.add_argument("--out", required=True, metavar="FILE", help="a file that ends with .json")
 
-    being_due = command("due", "List what is open, overdue first, with alerts at 50, 80 and 100 % of the time.", _due)
+    being_due = command(
+        "due",
+        "List what is open, overdue first, with alerts at 50, 80 and 100 % of the time.",
+        _due,
+        print_due,
+    )
     being_due.add_argument("--limit", type=_count, default=50, help="at most so many; default 50")
-    _show_with(being_due, "print_due")
 
     holding = command("hold", "Place a legal hold: what it covers is not deleted until it is released.", _hold)
     what = holding.add_mutually_exclusive_group(required=True)
@@ -96,21 +106,6 @@ def add_commands(group: Any, add: Add, load_job: Load) -> None:
     text = "Look in the current data set for what was deleted: exit code 6 if something is back."
     sweeping = command("sweep", text, _sweep)
     sweeping.add_argument("--queue", action="store_true", help="ask for the deletion of what is back, and exit with 0")
-
-
-def _show_with(parser: argparse.ArgumentParser, printer: str) -> None:
-    def show(figures: Figures) -> None:
-        from workflows.cli import ledger_tables
-
-        printers: dict[str, Callable[[Figures], None]] = {
-            "print_submission": ledger_tables.print_submission,
-            "print_requests": ledger_tables.print_requests,
-            "print_explanation": ledger_tables.print_explanation,
-            "print_due": ledger_tables.print_due,
-        }
-        printers[printer](figures)
-
-    parser.set_defaults(show=show)
 
 
 def _count(text: str) -> int:

@@ -1,33 +1,30 @@
 """Commands for keys, receipts and storage: ``tru keys new``, ``tru verify``, ``tru doctor``."""
 
 import argparse
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tru_core.errors import ConfigError
+from workflows.cli.command import Figures, add_command
 
 if TYPE_CHECKING:
     from workflows.storage import StorageConfig
 
-Figures = dict[str, Any]
-Add = Callable[[Any, str, str, Callable[[argparse.Namespace], Figures]], argparse.ArgumentParser]
 
-
-def add_commands(commands: Any, add: Add) -> None:
+def add_commands(commands: Any) -> None:
     """Add the commands of this file to the command line."""
     keys = commands.add_parser("keys", help="keys for ids and receipts").add_subparsers(
         dest="action", required=True, metavar="ACTION"
     )
     text = "Make an identity key and a signing pair in a new folder, readable by nobody else."
-    making = add(keys, "new", text, _keys_new)
+    making = add_command(keys, "new", text, _keys_new)
     making.add_argument("folder", metavar="FOLDER")
     making.add_argument("--only-signing", action="store_true", help="a new signing pair for the same identity key")
     making.add_argument("--days", type=_days, help="the public key expires after so many days; default never")
 
     text = "Check a receipt with a public key alone; with the files and the id, check more."
-    verifying = add(commands, "verify", text, _verify)
+    verifying = add_command(commands, "verify", text, _verify, print_verification)
     verifying.add_argument("receipt", metavar="RECEIPT", help="the receipt's JSON file")
     help_text = "signing.pub; repeat it to accept the keys of other years too"
     verifying.add_argument("--public-key", action="append", required=True, metavar="FILE", help=help_text)
@@ -38,7 +35,8 @@ def add_commands(commands: Any, add: Add) -> None:
     verifying.add_argument("--identity-key", metavar="FILE", help="identity.key: check whom the receipt is about")
     verifying.add_argument("--user", metavar="ID", help="outside id; with --item, of an interaction")
     verifying.add_argument("--item", metavar="ID", help="outside id")
-    examining = add(commands, "doctor", "Try out whether a storage keeps what publication and purge rest on.", _doctor)
+    text = "Try out whether a storage keeps what publication and purge rest on."
+    examining = add_command(commands, "doctor", text, _doctor, print_findings)
     examining.add_argument("storage", metavar="STORAGE", help="folder or s3://bucket/prefix")
     examining.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
     examining.add_argument("--rounds", type=_count, default=100, help="races of 8 writers for one key; default 100")

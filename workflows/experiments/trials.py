@@ -52,7 +52,7 @@ def _without_effect(settings: Mapping[str, float | bool], unlearn: TRUSettings) 
     if unlearn.paper_literal:
         return {"shared_learning_rate"}
     moves = settings["shared_learning_rate"] > 0
-    repairs = moves if unlearn.repair is None else unlearn.repair
+    repairs = unlearn.repairs(moves_shared=moves)
     return (set() if repairs else {"branch_scaling"}) | (set() if moves else {"gate_weight"})
 
 
