@@ -31,12 +31,17 @@ QUICK_CELLS = ("tiktok:mgcn:user", "tiktok:mgcn:interaction")
 
 
 def quick(call: Measuring, cells: Sequence[Cell]) -> str:
-    """Measure the cheap methods with one seed, whatever the page has, and put the figures beside the page's."""
+    """Measure the cheap methods with one seed, whatever the page has, and put the figures beside the page's.
+
+    Trainings take nine tenths of the time and run side by side, so that every core works; the methods after them run
+    one after the other.
+    """
     from workflows.cli.tables import format_table
     from workflows.experiments.compare import summary_rows
 
     texts = []
     for cell in cells:
+        call.runner.compare(call.job(cell, [0], band=True, side_by_side=True))
         found = call.runner.compare(call.job(cell, [0], CHEAP_METHODS, band=True))
         texts += [format_table(summary_rows(found)), "", compared_with_page(cell, 0, found["runs"], call.folder), ""]
     return "\n".join(texts)
