@@ -36,8 +36,9 @@ Retrain runs: `=` inside it, `<` below, `>` above. Nothing is claimed of a mean 
 cannot tell it from retraining. ± is half of the 95 % interval over seeds (Student's t), given from three seeds on.
 
 The rules of the sentences: a method *passes* on retained Recall@20 where its mean is not below the band, on forget
-Recall@20 and on residue where it is inside. A method is *as good for less* than TRU where it passes on all that TRU
-passes on there and takes fewer seconds; what a method spends before the first request comes (shards) is not counted.
+Recall@20 and on residue where it is inside; else it misses by the distance of its mean from the band. A method is *as
+good for less* than TRU where it misses none of the three by more than TRU does and takes fewer seconds; what a method
+spends before the first request comes (shards) is not counted.
 """
 
 

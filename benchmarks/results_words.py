@@ -1,5 +1,6 @@
 """What the rows of ``results.py`` say in words, by the rules :func:`passes` and :func:`as_good_for_less` alone."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,14 +100,25 @@ def passes(row: SummaryRow) -> dict[str, bool]:
     }
 
 
+def shortfalls(row: SummaryRow) -> dict[str, float]:
+    """By how much a method misses each of the judged figures: its mean's distance from the band, 0 where it passes."""
+    is_passed, figures = passes(row), row.figures
+    return {
+        name: 0.0 if is_passed[name] else max(found.band_low - found.mean, found.mean - found.band_high)
+        for name, found in figures.items()
+        if name in is_passed and found.band_low is not None and found.band_high is not None
+    }
+
+
 def as_good(rows: Mapping[str, SummaryRow]) -> list[SummaryRow]:
-    """The other methods that pass on all that TRU passes on, whatever they cost."""
-    goals = {name for name, is_passed in passes(rows[TRU.title]).items() if is_passed}
+    """The other methods that miss no judged figure by more than TRU does, whatever they cost."""
+    goals = shortfalls(rows[TRU.title])
     own = {ORIGINAL, RETRAIN, TRU.title, LITERAL.title, *(method.title for method in ABLATION_METHODS)}
+    others = {label: shortfalls(row) for label, row in rows.items() if label not in own}
     return [
-        row
-        for label, row in rows.items()
-        if label not in own and goals <= {name for name, is_passed in passes(row).items() if is_passed}
+        rows[label]
+        for label, missed in others.items()
+        if all(missed.get(name, math.inf) <= by for name, by in goals.items())
     ]
 
 

@@ -22,7 +22,7 @@ from results_plan import (
     row_digest,
 )
 from results_rows import add_row, new_sheet, read_sheet, write_sheet
-from results_words import as_good_for_less, passes, read_blocks, sentence
+from results_words import as_good_for_less, passes, read_blocks, sentence, shortfalls
 
 from tru_core.errors import ConfigError, TransientError
 from workflows.config.compare import CompareMethod, ForgetConfig
@@ -127,6 +127,16 @@ def test_where_tru_fails_too_a_method_that_fails_alike_is_as_good_but_not_said_t
     put(tmp_path, "TRU", FORGETS_TOO_LITTLE, seconds=5.0)
     put(tmp_path, "EdgeDeletion", FORGETS_TOO_LITTLE, seconds=0.1)
     assert words(tmp_path).endswith("As good for less, of 1 methods run, of 3: EdgeDeletion.")
+
+
+def test_where_tru_misses_a_little_a_method_that_misses_by_far_is_not_as_good(tmp_path: Path) -> None:
+    put_retrains(tmp_path)
+    put(tmp_path, "TRU", (0.11, 0.081, 0.53), seconds=5.0)
+    put(tmp_path, "EdgeDeletion", (0.11, 0.8, 0.53), seconds=0.1)
+    put(tmp_path, "RowReset", (0.11, 0.0805, 0.53), seconds=0.1)
+    rows = read_blocks(tmp_path, [CELL])[0].rows
+    assert shortfalls(rows["TRU"]) == pytest.approx({"test_recall20": 0, "forget_recall20": 0.001, "residue": 0})
+    assert as_good_for_less(rows) == ["RowReset"]
 
 
 def test_a_method_as_good_as_tru_is_never_tru_itself_nor_retrain(tmp_path: Path) -> None:
