@@ -239,12 +239,14 @@ def main() -> None:
     parser.add_argument("--backbone", choices=sorted(DENSE), default="mgcn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-epochs", type=int, help="cut both runs; the schedule's own where left out")
+    parser.add_argument("--learning-rate", type=float, help="of both runs; larger steps need fewer epochs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     values = BACKBONE_SETTINGS[arguments.backbone]
-    changes = {"seed": arguments.seed} | ({"max_epochs": arguments.max_epochs} if arguments.max_epochs else {})
+    asked = {name: getattr(arguments, name) for name in ("seed", "max_epochs", "learning_rate")}
+    changes = {name: value for name, value in asked.items() if value is not None}
     settings = FitSettings.model_validate(values["fit"] | changes)
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
