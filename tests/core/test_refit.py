@@ -133,6 +133,33 @@ def test_the_best_rows_are_those_that_validate_better(
     assert not torch.equal(rows["predicted"], rows["fresh"])
 
 
+def test_who_lost_deleted_items_alone_goes_to_an_untrained_row_as_far_as_what_went_with_them(
+    part: Part, trained: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole from a quarter of the user's pairs on, and whole where a pair with an item that stays went."""
+    train = part.shard.train
+    item = int(np.bincount(train.items).argmax())
+    loser = int(train.users[train.items != item][0])
+    own = train.items[(train.users == loser) & (train.items != item)][:1]
+    request = make_request(items=np.array([item]), pair_users=np.array([loser]), pair_items=own)
+    problem, model = problem_of(part, request), build_model(part)
+    set_parameters(model, trained)
+    users, recalls = touched_users(problem), [0.2, 0.1]
+    monkeypatch.setattr(refit, "validation_recall", lambda *_: recalls.pop())
+    replace_rows(model, problem, users, how="best", seed=3)
+    found, shares = parameter_values(model)["user_table"], []
+    for user in users:
+        fresh, old = (
+            model.fresh_rows("user_table", part.shard.user_rows[[user]], seed=3)[0],
+            trained["user_table"][user],
+        )
+        lost = (problem.forget.users == user).sum() / (train.users == user).sum()
+        shares.append(1.0 if user == loser else min(1.0, 4.0 * lost))
+        torch.testing.assert_close(found[user], shares[-1] * fresh + (1.0 - shares[-1]) * old)
+    assert min(shares) < 1.0
+    assert loser in users
+
+
 def test_predicted_rows_recommend_better_than_fresh_ones() -> None:
     part = shards_of(tiny_world(num_users=120, num_items=60), 1)[0]
     model = build_model(part, "lightgcn", layers=0)

@@ -17,13 +17,9 @@ from tru_core.fit import validation_recall
 from tru_core.graph import Graph, items_from_users
 from tru_core.interactions import IntArray
 from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.refit import ridge_map, user_tables
+from tru_core.unlearning.refit import moved_share, ridge_map, user_tables
 
 _ITEMS_PER_COLUMN = 16
-_WHOLE_SHARE = 0.25
-"""From this share of its pairs lost on, nothing of an item's row stays; below, that much more of it stays. Measured
-(MGCN, 5 % of users, TRU with its steps): replacing every row whole costs MovieLens test Recall@20 0.2628 -> 0.2491 and
-0.25 gives 0.2654, with no more left for a probe to read on either data set."""
 
 
 def touched_items(problem: Problem) -> IntArray:
@@ -48,10 +44,11 @@ def predict_item_rows(model: Backbone, problem: Problem, items: IntArray, *, see
     """Move the rows of some items to what the users who retain them predict, in place.
 
     The mirror image of :func:`tru_core.unlearning.refit.predict_rows`: ridge regression of the trained rows on what
-    an item's users are explains 0.51 of them on TikTok (MGCN). With ``w = min(1, share of pairs lost / 0.25)`` the new
-    row is ``w * predicted + (1 - w) * old``: what one of four users did to a row is gone with it whole, what one of a
-    hundred did was little. The map is learned from items that the request does not touch, where there are enough of
-    them, else from all that somebody retains. An item that nobody retains gets an untrained row.
+    an item's users are explains 0.51 of them on TikTok (MGCN). With ``w`` of
+    :func:`tru_core.unlearning.refit.moved_share` the new row is ``w * predicted + (1 - w) * old``: what one of four
+    users did to a row is gone with it whole, what one of a hundred did was little. The map is learned from items that
+    the request does not touch, where there are enough of them, else from all that somebody retains. An item that nobody
+    retains gets an untrained row.
 
     Args:
         items: int64, ascending rows of items.
@@ -66,8 +63,7 @@ def predict_item_rows(model: Backbone, problem: Problem, items: IntArray, *, see
         calm[items] = False
         taught = torch.from_numpy(calm if calm.sum() >= _ITEMS_PER_COLUMN * evidence.shape[1] else known)
         inputs, rows = evidence[taught], torch.from_numpy(kept)
-        share = torch.from_numpy(1.0 - num_kept[kept] / np.maximum(num_before[kept], 1))[:, None]
-        weight = (share / _WHOLE_SHARE).clamp(0.0, 1.0)
+        weight = torch.from_numpy(moved_share(num_kept[kept], num_before[kept]))[:, None]
         for name in item_tables(model):
             table = model.get_parameter(name)
             predicted = evidence[rows] @ ridge_map(inputs.T @ inputs, inputs.T @ table[taught].double())
