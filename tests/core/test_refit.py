@@ -133,10 +133,11 @@ def test_the_best_rows_are_those_that_validate_better(
     assert not torch.equal(rows["predicted"], rows["fresh"])
 
 
-def test_who_lost_deleted_items_alone_goes_to_an_untrained_row_as_far_as_what_went_with_them(
-    part: Part, trained: dict, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_dear", [True, False])
+def test_who_lost_deleted_items_alone_goes_in_part_where_going_whole_is_dear(
+    part: Part, trained: dict, is_dear: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole from a quarter of the user's pairs on, and whole where a pair with an item that stays went."""
+    """Even then whole from a quarter of the user's pairs on, and where a pair with an item that stays went."""
     train = part.shard.train
     item = int(np.bincount(train.items).argmax())
     loser = int(train.users[train.items != item][0])
@@ -144,7 +145,7 @@ def test_who_lost_deleted_items_alone_goes_to_an_untrained_row_as_far_as_what_we
     request = make_request(items=np.array([item]), pair_users=np.array([loser]), pair_items=own)
     problem, model = problem_of(part, request), build_model(part)
     set_parameters(model, trained)
-    users, recalls = touched_users(problem), [0.2, 0.1]
+    users, recalls = touched_users(problem), [0.203 if is_dear else 0.201, 0.2, 0.1]
     monkeypatch.setattr(refit, "validation_recall", lambda *_: recalls.pop())
     replace_rows(model, problem, users, how="best", seed=3)
     found, shares = parameter_values(model)["user_table"], []
@@ -154,9 +155,9 @@ def test_who_lost_deleted_items_alone_goes_to_an_untrained_row_as_far_as_what_we
             trained["user_table"][user],
         )
         lost = (problem.forget.users == user).sum() / (train.users == user).sum()
-        shares.append(1.0 if user == loser else min(1.0, 4.0 * lost))
+        shares.append(1.0 if user == loser or not is_dear else min(1.0, 4.0 * lost))
         torch.testing.assert_close(found[user], shares[-1] * fresh + (1.0 - shares[-1]) * old)
-    assert min(shares) < 1.0
+    assert (min(shares) < 1.0) == is_dear
     assert loser in users
 
 

@@ -42,8 +42,8 @@ class TRUSettings(Settings):
     Attributes:
         replace_rows: Rows of users who lose some pairs and stay: ``predicted`` from the items that they retain
             (:func:`tru_core.unlearning.refit.predict_rows`), ``fresh`` as before training, or ``none``: left as they
-            are. ``best`` takes what validates better, predicted or fresh; the latter only in proportion where a user
-            lost deleted items alone (:func:`tru_core.unlearning.refit.replace_rows`). Ascent cannot take back what one
+            are. ``best`` takes what validates better, predicted or fresh; in part where that is dear and a user lost
+            deleted items alone (:func:`tru_core.unlearning.refit.replace_rows`). Ascent cannot take back what one
             pair did to a row long before it hurts everybody else; a row that never saw the pair has nothing to take
             back.
         replace_items: Rows of items that lose some of their users and stay: ``predicted`` from the users who retain
