@@ -13,7 +13,7 @@ from ray import tune
 from tests.tiny_model import JOB, make_job, publish_original
 from tru_core.errors import ConfigError, ConflictError, NumericsError
 from tru_core.unlearning.problem import candidate_score
-from tru_core.unlearning.reverse import Statistics
+from tru_core.unlearning.stop_rule import Statistics
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.cli.tables import print_sweep
 from workflows.config.job import load_job

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from tests.worlds import Part, backbone_inputs
@@ -9,7 +10,7 @@ from tru_core.backbones import BACKBONES, Backbone
 from tru_core.collective import Collective, LocalCollective
 from tru_core.fit import FitSettings, TrainingState, fit
 from tru_core.graph import Graph, build_graph
-from tru_core.interactions import Request, item_degrees
+from tru_core.interactions import Request, item_degrees, make_request
 from tru_core.sampling import Batch, iterate_batches, make_pool, plan_epoch
 from tru_core.settings import Settings
 from tru_core.unlearning.problem import Problem, make_problem
@@ -55,3 +56,11 @@ def problem_of(
 ) -> Problem:
     """A request against a part of a world."""
     return make_problem(part.shard, request, part.item_neighbours, collective, dtype=dtype)
+
+
+def mixed_request(part: Part) -> Request:
+    """User 0 goes whole, user 1 loses every pair one by one, user 2 loses one pair."""
+    train = part.shard.train
+    second, third = np.flatnonzero(train.users == 1), np.flatnonzero(train.users == 2)[:1]
+    pairs = np.concatenate([second, third])
+    return make_request(users=np.array([0]), pair_users=train.users[pairs], pair_items=train.items[pairs])

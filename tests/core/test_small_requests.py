@@ -16,7 +16,7 @@ from tests.worlds import Part, World, shards_of, tiny_world
 from tru_core.backbones import BACKBONES
 from tru_core.fit import FitSettings, parameter_values, set_parameters
 from tru_core.interactions import Request, make_request
-from tru_core.unlearning.reverse import Statistics
+from tru_core.unlearning.stop_rule import Statistics
 from tru_core.unlearning.tru import unlearn
 from tru_core.unlearning.tru_settings import TRUSettings
 

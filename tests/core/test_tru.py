@@ -17,12 +17,12 @@ from tru_core.backbones import BACKBONES, Backbone
 from tru_core.errors import AuditError, ConfigError, NumericsError
 from tru_core.fit import FitSettings, TrainingState, fit, parameter_values, set_parameters
 from tru_core.interactions import Request, make_request
-from tru_core.unlearning import reverse, tru
+from tru_core.unlearning import reverse, stop_rule, tru
 from tru_core.unlearning.item_rows import touched_items
 from tru_core.unlearning.problem import Problem, evaluate
 from tru_core.unlearning.residue import make_probe, measure_residue
-from tru_core.unlearning.reverse import Statistics, work_left
 from tru_core.unlearning.rows import fresh_seed, reset_subject_rows
+from tru_core.unlearning.stop_rule import Statistics, work_left
 from tru_core.unlearning.tru import unlearn
 from tru_core.unlearning.tru_settings import TRUSettings
 
@@ -242,7 +242,7 @@ def test_a_round_that_costs_too_much_is_taken_back_and_is_the_last(
     part: Part, trained: Values, never_settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem, hits = problem_of(part, pairs_request(part)), [0.4, 0.39, 0.35, 0.4]
-    monkeypatch.setattr(reverse, "_hits", lambda *_: hits[len(looked)])
+    monkeypatch.setattr(stop_rule, "_hits", lambda *_: hits[len(looked)])
     looked: list[int] = []
     look_at = tru.look_at
     monkeypatch.setattr(tru, "look_at", lambda *a: (look_at(*a), looked.append(1))[0])

@@ -17,7 +17,7 @@ from tru_core.fit import validation_recall
 from tru_core.graph import Graph, items_from_users
 from tru_core.interactions import IntArray
 from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.refit import moved_share, ridge_map, user_tables
+from tru_core.unlearning.user_rows import moved_share, ridge_map, user_tables
 
 _ITEMS_PER_COLUMN = 16
 
@@ -43,9 +43,9 @@ def _evidence(model: Backbone, graph: Graph) -> Float64[Tensor, "item column"]:
 def predict_item_rows(model: Backbone, problem: Problem, items: IntArray, *, seed: int) -> None:
     """Move the rows of some items to what the users who retain them predict, in place.
 
-    The mirror image of :func:`tru_core.unlearning.refit.predict_rows`: ridge regression of the trained rows on what
+    The mirror image of :func:`tru_core.unlearning.user_rows.predict_rows`: ridge regression of the trained rows on what
     an item's users are explains 0.51 of them on TikTok (MGCN). With ``w`` of
-    :func:`tru_core.unlearning.refit.moved_share` the new row is ``w * predicted + (1 - w) * old``: what one of four
+    :func:`tru_core.unlearning.user_rows.moved_share` the new row is ``w * predicted + (1 - w) * old``: what one of four
     users did to a row is gone with it whole, what one of a hundred did was little. The map is learned from items that
     the request does not touch, where there are enough of them, else from all that somebody retains. An item that nobody
     retains gets an untrained row.

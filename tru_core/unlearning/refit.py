@@ -1,178 +1,22 @@
 """Row refit: rows of users who lose some of their pairs start afresh and are fitted on what they keep.
 
-A user's row is fitted to all of the user's pairs at once; ascent on a deleted pair cannot take back
-what that pair did to it, long before it hurts everybody else. Starting the row afresh can: it is
-local, cheap, the same for any share, and the fit sees retained pairs only. Measured by us before it
-was built, not part of the paper.
+It is local, cheap, the same for any share, and the fit sees retained pairs only. Measured by us before it was built,
+not part of the paper.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tru_core.backbones.base import Backbone
-from tru_core.collective import all_sum_number
-from tru_core.fit import pool_for, validation_recall
-from tru_core.graph import users_from_items
-from tru_core.interactions import IntArray, Pairs, Shard, positions_of, select
+from tru_core.fit import pool_for
+from tru_core.interactions import Pairs, select
 from tru_core.sampling import Batch, iterate_batches, plan_epoch
 from tru_core.unlearning.problem import Problem
-
-
-def touched_users(problem: Problem) -> IntArray:
-    """Positions of this worker's users who lose some training pairs but stay, ascending."""
-    positions, owned = positions_of(problem.shard, problem.request.users)
-    return np.setdiff1d(problem.forget.users, positions[owned])
-
-
-def user_tables(model: Backbone) -> list[str]:
-    """The names of a backbone's tables of users."""
-    return [name for name, axis in model.anatomy.tables.items() if axis == "user"]
-
-
-def make_rows_fresh(model: Backbone, shard: Shard, users: IntArray, *, seed: int) -> None:
-    """Give the rows of some of this worker's users untrained values, in place.
-
-    Args:
-        users: int64, positions.
-    """
-    with torch.no_grad():
-        for name in user_tables(model):
-            model.get_parameter(name)[torch.from_numpy(users)] = model.fresh_rows(
-                name, shard.user_rows[users], seed=seed
-            )
-
-
-_USERS_PER_COLUMN = 16
-_RIDGE = 1e-3
-_WHOLE_SHARE = 0.25
-"""From this share of its pairs lost on, nothing of a row stays; below, that much more of it stays. Measured (MGCN, 5 %
-of users, TRU with its steps): replacing every item's row whole costs MovieLens test Recall@20 0.2628 -> 0.2491 and 0.25
-gives 0.2654, with no more left for a probe to read on either data set."""
-
-_WHOLE_ROWS_COST = 0.01
-
-
-def moved_share(num_kept: IntArray, num_before: IntArray) -> NDArray[np.float64]:
-    """How far the rows of nodes move that lost some of their pairs, 0 to 1: ``min(1, share of pairs lost / 0.25)``."""
-    lost = 1.0 - num_kept / np.maximum(num_before, 1)
-    return np.clip(lost / _WHOLE_SHARE, 0.0, 1.0)
-
-
-def ridge_map(
-    gram: Float[Tensor, "input input"], moments: Float[Tensor, "input output"]
-) -> Float[Tensor, "input output"]:
-    """Solve a ridge regression from its sums over all workers, with a penalty of 1/1000 of the mean square."""
-    penalty = _RIDGE * gram.diagonal().mean() + 1e-30
-    return torch.linalg.solve(gram + torch.eye(len(gram), dtype=gram.dtype) * penalty, moments)
-
-
-def predict_rows(model: Backbone, problem: Problem, users: IntArray, *, seed: int) -> None:
-    """Replace the rows of some of this worker's users by what their retained items predict, in place.
-
-    A user's row is a function of the user's items, and nearly a linear one: ridge regression of the trained rows on
-    ``x_u = sum over retained items of v_i / sqrt(degree_u * degree_i)``, v the items' output vectors, explains 0.82
-    of them on TikTok and 0.88 on MovieLens (MGCN). So a row that must forget some pairs need not start from noise.
-    The map is learned from users whom the request does not touch, where there are enough of them, else from all who
-    stay: dim x dim numbers for all users together. Who retains nothing gets an untrained row.
-
-    Args:
-        users: int64, ascending positions.
-        seed: Decides untrained rows.
-    """
-    graph, shard = problem.graph_without, problem.shard
-    num_kept = np.bincount(problem.retain.users, minlength=len(shard.user_rows))
-    with torch.no_grad():
-        _, items = model.embeddings(graph)
-        evidence = users_from_items(graph, items).double()
-        known, kept = num_kept > 0, users[num_kept[users] > 0]
-        calm = known.copy()
-        calm[users] = False
-        if all_sum_number(int(calm.sum()), graph.collective) < _USERS_PER_COLUMN * items.shape[1]:
-            positions, owned = positions_of(shard, problem.request.users)
-            calm = known.copy()
-            calm[positions[owned]] = False
-        inputs = evidence[torch.from_numpy(calm)]
-        gram = graph.collective.all_sum(inputs.T @ inputs)
-        for name in user_tables(model):
-            table = model.get_parameter(name)
-            moments = graph.collective.all_sum(inputs.T @ table[torch.from_numpy(calm)].double())
-            predicted = evidence[torch.from_numpy(kept)] @ ridge_map(gram, moments)
-            table[torch.from_numpy(users)] = model.fresh_rows(name, shard.user_rows[users], seed=seed)
-            table[torch.from_numpy(kept)] = predicted.to(table.dtype)
-
-
-def _recall(model: Backbone, problem: Problem) -> float:
-    return validation_recall(model, problem.graph_without, problem.valid, problem.retain)
-
-
-def _copy_rows(model: Backbone, users: IntArray) -> dict[str, Tensor]:
-    index = torch.from_numpy(users)
-    return {name: model.get_parameter(name).detach()[index] for name in user_tables(model)}
-
-
-def _put_rows(model: Backbone, users: IntArray, rows: Mapping[str, Tensor]) -> None:
-    index = torch.from_numpy(users)
-    with torch.no_grad():
-        for name, values in rows.items():
-            model.get_parameter(name)[index] = values.to(model.get_parameter(name).dtype)
-
-
-def _share_to_go(problem: Problem, users: IntArray) -> NDArray[np.float64]:
-    """How far rows need to go at least: whole where a user lost a pair with an item that stays and can be ranked."""
-    size, forget = len(problem.shard.user_rows), problem.forget
-    kept, lost = (np.bincount(pairs.users, minlength=size)[users] for pairs in (problem.retain, forget))
-    share = moved_share(kept, kept + lost)
-    share[np.isin(users, forget.users[~np.isin(forget.items, problem.request.items)])] = 1.0
-    return share
-
-
-def replace_rows(
-    model: Backbone,
-    problem: Problem,
-    users: IntArray,
-    *,
-    how: Literal["best", "predicted", "fresh", "none"],
-    seed: int,
-) -> None:
-    """Replace the rows of some of this worker's users by rows that did not see the forgotten pairs, in place.
-
-    Args:
-        users: int64, ascending positions.
-        how: ``predicted`` (:func:`predict_rows`), ``fresh`` (:func:`make_rows_fresh`), ``none``; ``best`` takes of
-            the first two the one with the higher validation recall@20 of all users. Who lost deleted items alone,
-            which no list can name any more, goes there only by :func:`moved_share` where going whole costs everybody
-            1 % of that recall or more. Measured (5 % of MovieLens's items, two seeds), with MIG-GT it does: likeness of
-            users whom these items connected 0.54 when whole, 0.56 in part, Retrain 0.55; with MGCN it does not: 0.57,
-            0.59, Retrain 0.55.
-        seed: Decides untrained rows.
-    """
-    if how == "none":
-        return
-    if how == "predicted":
-        predict_rows(model, problem, users, seed=seed)
-        return
-    if how == "fresh":
-        make_rows_fresh(model, problem.shard, users, seed=seed)
-        return
-    old = _copy_rows(model, users)
-    predict_rows(model, problem, users, seed=seed)
-    best, recall = _copy_rows(model, users), _recall(model, problem)
-    make_rows_fresh(model, problem.shard, users, seed=seed)
-    if (fresh_recall := _recall(model, problem)) >= recall:
-        best, recall = _copy_rows(model, users), fresh_recall
-    share = torch.from_numpy(_share_to_go(problem, users))[:, None]
-    if all_sum_number(int((share < 1.0).sum()), problem.graph_without.collective):
-        _put_rows(model, users, {name: share * rows + (1.0 - share) * old[name] for name, rows in best.items()})
-        if recall < (1.0 - _WHOLE_ROWS_COST) * _recall(model, problem):
-            return
-    _put_rows(model, users, best)
+from tru_core.unlearning.user_rows import make_rows_fresh, touched_users, user_tables
 
 
 def refit_touched_users(

@@ -24,9 +24,8 @@ from torch import Tensor
 
 from tru_core.backbones.base import Backbone, complete_gradients, is_local
 from tru_core.collective import Collective, all_sum_number
-from tru_core.errors import NumericsError
 from tru_core.hashing import hash_below, hash_uniform, text_key
-from tru_core.interactions import IntArray, Pairs, select, sorted_distinct
+from tru_core.interactions import IntArray, select, sorted_distinct
 from tru_core.sampling import Batch
 from tru_core.unlearning.interventions import gate_gradient
 from tru_core.unlearning.item_rows import item_tables
@@ -37,11 +36,12 @@ from tru_core.unlearning.likeness import (
     likeness,
     never_together,
 )
-from tru_core.unlearning.matching import Values, chance_above, chance_noise, matched_distance
-from tru_core.unlearning.never_seen import Judged, NeverSeen, compare_with_never_seen, joined, list_margins
+from tru_core.unlearning.matching import Values, matched_distance
+from tru_core.unlearning.never_seen import Judged, compare_with_never_seen, list_margins
 from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.refit import endless_batches
 from tru_core.unlearning.residue import MAX_PAIRS, Contrast
+from tru_core.unlearning.stop_rule import Look, Reverse
 from tru_core.unlearning.targeting import Targeting, measure_norms, target
 from tru_core.unlearning.tru_settings import TRUSettings
 
@@ -49,67 +49,6 @@ RELATIVE_RATE = 0.08
 SHARED_RATE = 1e-3
 _BETAS = (0.5, 0.9)
 _PAIRS_IN_A_STEP = 10_000
-
-
-@dataclass(frozen=True)
-class Reverse:
-    """What the steps of one request share.
-
-    Attributes:
-        users: int64, positions of users whose rows move: they stay, lost some pairs and keep some.
-        never_seen: Their forgotten pairs, and what these are compared with.
-        stop: The pairs of items by which the stop rule judges; the steps draw others. None where nothing that could
-            remember them moves, or no item pair is asked about.
-        held_out: Likeness of items that somebody had together in held-out data alone, in the model as it came.
-        around: Retained pairs of what is touched, for repair.
-    """
-
-    users: IntArray
-    never_seen: NeverSeen
-    stop: Contrast | None
-    held_out: HeldOut
-    around: Pairs
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Where a model stands: 0.5 is the level of never seen, above is known, below is pushed too far.
-
-    Attributes:
-        forget: Chance that a forgotten pair ranks above a comparable held-out pair.
-        residue: Chance that items which only the forgotten brought together are more alike than such as it did not;
-            0.5 where none is asked.
-        forget_noise, residue_noise: Deviation of each by chance alone, from its number of users or pairs.
-    """
-
-    forget: float
-    residue: float
-    forget_noise: float
-    residue_noise: float
-
-    def row(self) -> dict[str, float]:
-        """Both for a row of history."""
-        return {"forget_auc": self.forget, "residue_auc": self.residue}
-
-    def unsettled(self, tolerance: float, *, start: Mapping[str, float]) -> frozenset[str]:
-        """Name those, ``forget`` or ``residue``, that tell more than the tolerance, and more than chance gives.
-
-        Args:
-            start: The row of history before the first step. What the removal of rows left below 0.5 is the level of
-                these very pairs: none of it is lifted.
-        """
-        values = {
-            "forget": (self.forget, start["forget_auc"], max(tolerance, self.forget_noise)),
-            "residue": (self.residue, start["residue_auc"], max(tolerance, self.residue_noise)),
-        }
-        return frozenset(
-            name for name, (value, first, far) in values.items() if not min(0.5, first) - far <= value <= 0.5 + far
-        )
-
-    @property
-    def score(self) -> float:
-        """Minus the larger distance from 0.5: higher is better, 0 is best."""
-        return -max(abs(self.forget - 0.5), abs(self.residue - 0.5))
 
 
 def _seed(settings: TRUSettings, purpose: str, number: int = 0) -> int:
@@ -148,33 +87,6 @@ def plan_reverse(model: Backbone, problem: Problem, users: IntArray, settings: T
         held_out=held_out_likeness(model, problem, held_out),
         around=select(retain, own | near),
     )
-
-
-@dataclass(frozen=True)
-class Look:
-    """A look at a model.
-
-    Attributes:
-        statistics: Those of the stop rule.
-        reference: Margins of the held-out pairs, which the next steps compare with.
-        valid_hits, forget_hits: Share of the held-out pairs, and of the forgotten ones that are compared with them,
-            among their user's first 20, a mean over users. 0 where there are none.
-    """
-
-    statistics: Statistics
-    reference: Values
-    valid_hits: float
-    forget_hits: float
-
-
-def work_left(statistics: Statistics, start: Mapping[str, float], settings: TRUSettings) -> frozenset[str]:
-    """Name the losses, ``forget`` or ``residue``, that have a weight and whose statistic is not settled.
-
-    Args:
-        start: The row of history before the first step.
-    """
-    weights = {"forget": settings.forget_weight, "residue": settings.residue_weight}
-    return frozenset(name for name in statistics.unsettled(settings.tolerance, start=start) if weights[name])
 
 
 @dataclass(frozen=True)
@@ -326,51 +238,6 @@ def make_reverse_optimizer(model: Backbone, problem: Problem, settings: TRUSetti
             rate = relative * (squares / max(count, 1.0)) ** 0.5
         groups.append({"params": [parameter], "name": name, "lr": rate})
     return torch.optim.Adam(groups, betas=_BETAS, fused=True)
-
-
-def _hits(margins: Values, collective: Collective) -> float:
-    hits, total = (
-        all_sum_number(float(part.sum()), collective)
-        for part in (margins.weights * (margins.values >= 0), margins.weights)
-    )
-    return hits / total if total else 0.0
-
-
-def look_at(model: Backbone, problem: Problem, reverse: Reverse) -> Look:
-    """Ask both statistics of the stop rule; 0.5 where there is nothing to ask.
-
-    Raises:
-        NumericsError: If a vector is not finite.
-    """
-    collective, never_seen = problem.graph_without.collective, reverse.never_seen
-    with torch.no_grad():
-        users, items = model.embeddings(problem.graph_without)
-    if all_sum_number(int(not (torch.isfinite(users).all() and torch.isfinite(items).all())), collective):
-        raise NumericsError(
-            "the model's vectors are not finite. The last checkpoint is kept and nothing was published. Lower "
-            "reverse_learning_rate; if it was so before the first step, train the model again."
-        )
-    with torch.no_grad():
-        margins = joined(tuple(list_margins(users, items, part, problem.retain) for part in never_seen.forgotten))
-        reference = list_margins(users, items, never_seen.reference, problem.retain)
-    num_pairs, residue = 0, 0.5
-    if reverse.stop is not None:
-        num_pairs = len(reverse.stop.pairs)
-        found, random = likeness(items, reverse.stop, collective)
-        residue = chance_above(found, never_together(random, reverse.held_out), collective)
-    num_users = all_sum_number(float(margins.weights.sum()), collective)
-    statistics = Statistics(
-        forget=chance_above(margins, reference, collective),
-        residue=residue,
-        forget_noise=chance_noise(num_users),
-        residue_noise=chance_noise(num_pairs),
-    )
-    return Look(
-        statistics=statistics,
-        reference=reference,
-        valid_hits=_hits(reference, collective),
-        forget_hits=_hits(margins, collective),
-    )
 
 
 def run_round(

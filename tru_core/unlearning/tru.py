@@ -28,18 +28,12 @@ from tru_core.unlearning.algorithm_one import algorithm_one
 from tru_core.unlearning.item_rows import replace_item_rows
 from tru_core.unlearning.method import Candidate, Method, Tools, candidate_of
 from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.refit import replace_rows, touched_users
-from tru_core.unlearning.reverse import (
-    Look,
-    look_at,
-    make_reverse_optimizer,
-    plan_reverse,
-    run_round,
-    work_left,
-)
+from tru_core.unlearning.reverse import make_reverse_optimizer, plan_reverse, run_round
 from tru_core.unlearning.rows import fresh_seed, reset_subject_rows
+from tru_core.unlearning.stop_rule import Look, look_at, work_left
 from tru_core.unlearning.targeting import Targeting, check_settings
 from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.user_rows import replace_rows, touched_users
 
 
 def _remove(model: Backbone, problem: Problem, users: IntArray, settings: TRUSettings) -> int:

@@ -40,12 +40,11 @@ class TRUSettings(Settings):
     The sequence:
 
     Attributes:
-        replace_rows: Rows of users who lose some pairs and stay: ``predicted`` from the items that they retain
-            (:func:`tru_core.unlearning.refit.predict_rows`), ``fresh`` as before training, or ``none``: left as they
-            are. ``best`` takes what validates better, predicted or fresh; in part where that is dear and a user lost
-            deleted items alone (:func:`tru_core.unlearning.refit.replace_rows`). Ascent cannot take back what one
-            pair did to a row long before it hurts everybody else; a row that never saw the pair has nothing to take
-            back.
+        replace_rows: Rows of users who lose some pairs and stay (:mod:`tru_core.unlearning.user_rows`): ``predicted``
+            from the items that they retain, ``fresh`` as before training, or ``none``: left as they are. ``best`` takes
+            what validates better, predicted or fresh; in part where that is dear and a user lost deleted items alone.
+            Ascent cannot take back what one pair did to a row long before it hurts everybody else; a row that never
+            saw the pair has nothing to take back.
         replace_items: Rows of items that lose some of their users and stay: ``predicted`` from the users who retain
             them, the more so the more they lose (:func:`tru_core.unlearning.item_rows.predict_item_rows`), unless
             validation recall falls by more than ``max_quality_loss``, or ``none``: left as they are.
