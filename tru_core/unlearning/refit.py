@@ -31,8 +31,8 @@ def refit_touched_users(
     """Make the rows of touched users fresh and take Adam steps on them alone, on their retained pairs.
 
     Who keeps nothing keeps a fresh row, as after retraining. Works on the graph without the deleted edges, with the
-    backbone's whole training loss. Batches are
-    those of the job, so the result does not depend on the number of workers.
+    backbone's whole training loss. Batches are those of the job, so the result does not depend on the number of
+    workers.
 
     Args:
         steps: Batches to fit, epoch after epoch of the touched users' retained pairs.
