@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.models import build_model, fitted, mixed_request, problem_of
+from tests.core.models import build_model, mixed_request, problem_of
 from tests.worlds import Part, shards_of, tiny_world
-from tru_core.fit import FitSettings, parameter_values
+from tru_core.fit import parameter_values
 from tru_core.interactions import make_request
 from tru_core.unlearning.refit import refit_touched_users
 
@@ -16,12 +16,6 @@ STEP = {"learning_rate": 0.02, "batch_size": 64, "seed": 5}
 @pytest.fixture(scope="module")
 def part() -> Part:
     return shards_of(tiny_world(), 1)[0]
-
-
-@pytest.fixture(scope="module")
-def trained(part: Part) -> dict[str, torch.Tensor]:
-    settings = FitSettings(max_epochs=40, patience=40, batch_size=64, learning_rate=0.02)
-    return fitted(part, model=build_model(part), settings=settings).parameters
 
 
 def test_only_rows_of_touched_users_move(part: Part) -> None:
