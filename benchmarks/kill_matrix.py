@@ -32,6 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+import torch._dynamo  # an optimizer would import it in every child anew, for longer than the rest of a run takes
 from kill_points import Point, wrap_stores
 from machine import write_figures
 

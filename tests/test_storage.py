@@ -432,6 +432,19 @@ def test_what_a_crashed_write_left_is_never_an_object_and_can_be_removed(local_s
     assert not leftover.exists()
 
 
+def test_a_writer_that_ends_while_leftovers_are_looked_for_is_no_error(
+    local_store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_store.put_if_absent("a", b"1")
+    folder = Path(local_store.url) / ".aside"
+    for name in ("ends", "stays"):
+        (folder / name).write_bytes(b"half")
+    listed = list(folder.iterdir())
+    (folder / "ends").unlink()
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(listed))
+    assert local_store.delete_leftovers(older_than_seconds=0) == 1
+
+
 @pytest.mark.parametrize(
     ("number", "expected", "words"),
     [

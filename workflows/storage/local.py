@@ -4,6 +4,7 @@ import errno
 import os
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,9 +118,10 @@ class LocalStore:
         num_deleted = 0
         try:
             for path in folder.iterdir() if folder.is_dir() else ():
-                if time.time() - path.stat().st_mtime >= older_than_seconds:
-                    path.unlink()
-                    num_deleted += 1
+                with suppress(FileNotFoundError):  # its writer, a lease's heartbeat say, ended in the meantime
+                    if time.time() - path.stat().st_mtime >= older_than_seconds:
+                        path.unlink()
+                        num_deleted += 1
         except OSError as error:
             raise _explain("delete leftovers in", folder, error) from error
         return num_deleted
