@@ -17,6 +17,7 @@ from tru_core.fit import validation_recall
 from tru_core.graph import Graph, items_from_users
 from tru_core.interactions import IntArray
 from tru_core.unlearning.problem import Problem
+from tru_core.unlearning.rows import copy_rows, put_rows
 from tru_core.unlearning.user_rows import moved_share, ridge_map, user_tables
 
 _ITEMS_PER_COLUMN = 16
@@ -85,13 +86,11 @@ def replace_item_rows(model: Backbone, problem: Problem, *, seed: int, max_quali
     items, names = touched_items(problem), item_tables(model)
     if not len(items) or not names:
         return False
-    rows = {name: model.get_parameter(name).detach()[torch.from_numpy(items)].clone() for name in names}
+    rows = copy_rows(model, names, items)
     before = validation_recall(model, problem.graph_without, problem.valid, problem.retain)
     predict_item_rows(model, problem, items, seed=seed)
     after = validation_recall(model, problem.graph_without, problem.valid, problem.retain)
     if after >= (1.0 - max_quality_loss) * before:
         return True
-    with torch.no_grad():
-        for name, values in rows.items():
-            model.get_parameter(name)[torch.from_numpy(items)] = values
+    put_rows(model, items, rows)
     return False

@@ -5,12 +5,13 @@ any gradient step. The fresh values follow from (seed, table, row), as at initia
 nothing of what was learned. A deleted item's raw feature rows become zero: they are the item itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tru_core.backbones.base import Backbone
 from tru_core.hashing import hash_below, text_key
@@ -20,6 +21,20 @@ from tru_core.interactions import IntArray, Request, Shard, positions_of
 def fresh_seed(seed: int) -> int:
     """The seed of untrained rows: not the Original's, or a reset row would be where its training started."""
     return int(hash_below(2**31, seed, text_key("fresh-rows")))
+
+
+def copy_rows(model: Backbone, tables: Iterable[str], places: IntArray) -> dict[str, Tensor]:
+    """The values of some rows of each of these tables, by table: [place, column]."""
+    index = torch.from_numpy(places)
+    return {name: model.get_parameter(name).detach()[index] for name in tables}
+
+
+def put_rows(model: Backbone, places: IntArray, rows: Mapping[str, Tensor]) -> None:
+    """Write rows into each table, in place: what :func:`copy_rows` gives."""
+    index = torch.from_numpy(places)
+    with torch.no_grad():
+        for name, values in rows.items():
+            model.get_parameter(name)[index] = values.to(model.get_parameter(name).dtype)
 
 
 def _subject_rows(model: Backbone, table: str, shard: Shard, request: Request) -> tuple[NDArray[np.int64], IntArray]:

@@ -5,7 +5,6 @@ to it, long before it hurts everybody else. A row that is computed from what the
 fresh one has not either, but holds nothing of what is kept. Measured by us before it was built, not part of the paper.
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from tru_core.fit import validation_recall
 from tru_core.graph import users_from_items
 from tru_core.interactions import IntArray, Shard, positions_of
 from tru_core.unlearning.problem import Problem
+from tru_core.unlearning.rows import copy_rows, put_rows
 
 _USERS_PER_COLUMN = 16
 _RIDGE = 1e-3
@@ -108,18 +108,6 @@ def _recall(model: Backbone, problem: Problem) -> float:
     return validation_recall(model, problem.graph_without, problem.valid, problem.retain)
 
 
-def _copy_rows(model: Backbone, users: IntArray) -> dict[str, Tensor]:
-    index = torch.from_numpy(users)
-    return {name: model.get_parameter(name).detach()[index] for name in user_tables(model)}
-
-
-def _put_rows(model: Backbone, users: IntArray, rows: Mapping[str, Tensor]) -> None:
-    index = torch.from_numpy(users)
-    with torch.no_grad():
-        for name, values in rows.items():
-            model.get_parameter(name)[index] = values.to(model.get_parameter(name).dtype)
-
-
 def _share_to_go(problem: Problem, users: IntArray) -> NDArray[np.float64]:
     """How far rows need to go at least: whole where a user lost a pair with an item that stays and can be ranked."""
     size, forget = len(problem.shard.user_rows), problem.forget
@@ -157,15 +145,15 @@ def replace_rows(
     if how == "fresh":
         make_rows_fresh(model, problem.shard, users, seed=seed)
         return
-    old = _copy_rows(model, users)
+    old = copy_rows(model, user_tables(model), users)
     predict_rows(model, problem, users, seed=seed)
-    best, recall = _copy_rows(model, users), _recall(model, problem)
+    best, recall = copy_rows(model, user_tables(model), users), _recall(model, problem)
     make_rows_fresh(model, problem.shard, users, seed=seed)
     if (fresh_recall := _recall(model, problem)) >= recall:
-        best, recall = _copy_rows(model, users), fresh_recall
+        best, recall = copy_rows(model, user_tables(model), users), fresh_recall
     share = torch.from_numpy(_share_to_go(problem, users))[:, None]
     if all_sum_number(int((share < 1.0).sum()), problem.graph_without.collective):
-        _put_rows(model, users, {name: share * rows + (1.0 - share) * old[name] for name, rows in best.items()})
+        put_rows(model, users, {name: share * rows + (1.0 - share) * old[name] for name, rows in best.items()})
         if recall < (1.0 - _WHOLE_ROWS_COST) * _recall(model, problem):
             return
-    _put_rows(model, users, best)
+    put_rows(model, users, best)
