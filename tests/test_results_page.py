@@ -22,7 +22,15 @@ from results_plan import (
     row_digest,
 )
 from results_rows import add_row, new_sheet, read_sheet, write_sheet
-from results_words import as_good_for_less, passes, read_blocks, sentence, shortfalls
+from results_words import (
+    as_good_for_less,
+    passes,
+    read_blocks,
+    retrain_against_retrains,
+    sentence,
+    shortfalls,
+    ways_gone,
+)
 
 from tru_core.errors import ConfigError, TransientError
 from workflows.config.compare import CompareMethod, ForgetConfig
@@ -147,6 +155,29 @@ def test_a_method_as_good_as_tru_is_never_tru_itself_nor_retrain(tmp_path: Path)
     for label in ("Original", "Algorithm 1", "TRU, no reverse"):
         put(tmp_path, label, INSIDE, cell=cell, seconds=1.0)
     assert as_good_for_less(read_blocks(tmp_path, [cell])[0].rows) == []
+
+
+def test_how_often_a_retrain_itself_passes_is_said_beside_how_often_tru_does(tmp_path: Path) -> None:
+    put_retrains(tmp_path)
+    put(tmp_path, "TRU", INSIDE)
+    assert retrain_against_retrains(read_blocks(tmp_path, [CELL])) == (0, 0)  # two make no band for a third
+    put(tmp_path, "Retrain", (0.11, 0.07, 0.53), seed=2)
+    # The new one lies between the others in all; the first is below them in recall; the second forgets too little.
+    assert retrain_against_retrains(read_blocks(tmp_path, [CELL])) == (1, 3)
+    page = render(tmp_path, [CELL]).replace("\n", " ")
+    assert "a Retrain itself passes on everything in 1 of 3 tries." in page
+
+
+def test_how_far_tru_goes_from_the_original_to_retrain_is_a_share_of_that_way(tmp_path: Path) -> None:
+    put_retrains(tmp_path)
+    put(tmp_path, "Original", (0.11, 0.87, 0.73))
+    assert ways_gone(read_blocks(tmp_path, [CELL]), "forget_recall20") == []
+    put(tmp_path, "TRU", (0.11, 0.03, 0.68))
+    blocks = read_blocks(tmp_path, [CELL])
+    assert ways_gone(blocks, "forget_recall20") == pytest.approx([0.84 / 0.80])
+    assert ways_gone(blocks, "residue") == pytest.approx([0.25])
+    page = render(tmp_path, [CELL]).replace("\n", " ")
+    assert "TRU goes 105% to 105% (median 105%) in forget Recall@20 and 25% to 25% (median 25%) in residue." in page
 
 
 def test_seconds_of_runs_side_by_side_stand_in_parentheses_and_in_no_comparison(tmp_path: Path) -> None:
