@@ -53,9 +53,7 @@ def make_job(folder: Path, **changes: Any) -> JobConfig:
 
 def policy(**changes: Any) -> DeleteConfig:
     """Policy of the tests: no grace, short leases."""
-    return DeleteConfig(
-        **({"grace_days": 0, "leftover_minutes": 0.02, "lease_seconds": 0.3, "audit": "off"} | changes)
-    )
+    return DeleteConfig(**({"grace_days": 0, "leftover_minutes": 0.02, "lease_seconds": 0.3, "audit": "off"} | changes))
 
 
 def with_policy(job: JobConfig, **changes: Any) -> JobConfig:
