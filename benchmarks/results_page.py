@@ -172,7 +172,8 @@ def _how(blocks: Sequence[Block]) -> list[str]:
     loads = [row["measured"]["load"] for row in rows if not row["measured"]["side_by_side"]]
     commits = sorted({f"{row['measured']['commit'][:7]}{'+' * row['measured']['is_modified']}" for row in rows})
     machines = {
-        f"- {machine['cores']} cores of {machine['processor']}, {machine['memory_bytes'] / 2**30:.0f} GiB, "
+        f"- {machine['cores']} core{'s' * (machine['cores'] != 1)} of {machine['processor']}, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB, "
         f"accelerator {machine['accelerator']}, {machine['system']}; Python {machine['python']}, "
         f"{', '.join(f'{name} {version}' for name, version in machine['versions'].items())}"
         for machine in (row["machine"] for row in rows)
