@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results_ablations import ablation_lines
 from results_plan import ABLATION_METHODS, BACKBONE_TITLES, GROUP_TITLES, LITERAL, TRU, Cell, Group
 from results_rows import read_sheet, valid_rows
 from results_words import BEYOND, JUDGED, Block, read_blocks, summary_lines
@@ -132,6 +133,8 @@ def _ablations(blocks: Sequence[Block]) -> list[str]:
     for block in blocks:
         if block.cell.ablations and any(block.measured(label) for label in labels):
             lines += [f"### {block.cell.title}: ablations", "", *_table(block, [ORIGINAL, *labels, RETRAIN])]
+            if said := ablation_lines(block):
+                lines += [*map(_wrapped, said), ""]
     return lines if len(lines) > 2 else [*lines, "Not run yet.", ""]
 
 

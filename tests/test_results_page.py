@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import results_plan
+from results_ablations import ablation_lines
 from results_measure import Measuring, Runner, drop_rows, drop_run, measure, work_list
 from results_page import compared_with_page, render
 from results_plan import (
@@ -178,6 +179,22 @@ def test_how_far_tru_goes_from_the_original_to_retrain_is_a_share_of_that_way(tm
     assert ways_gone(blocks, "residue") == pytest.approx([0.25])
     page = render(tmp_path, [CELL]).replace("\n", " ")
     assert "TRU goes 105% to 105% (median 105%) in forget Recall@20 and 25% to 25% (median 25%) in residue." in page
+
+
+def test_ablations_name_what_moves_a_figure_against_the_row_that_they_change(tmp_path: Path) -> None:
+    cell = replace(CELL, ablations=True)
+    for seed in (0, 1):
+        put(tmp_path, "TRU", (0.11, 0.07 + seed, 0.53), seed, cell=cell)
+        put(tmp_path, "TRU, no reverse", (0.11, 0.10 + seed, 0.53), seed, cell=cell)
+    put(tmp_path, "TRU, with repair", (0.112, 0.07, 0.53), cell=cell)
+    put(tmp_path, "TRU, shared modules move", (0.05, 0.07, 0.53), cell=cell)
+    put(tmp_path, "TRU, shared, no gate", (0.05, 0.07, 0.51), cell=cell)
+    put(tmp_path, "Algorithm 1, SGD", (0.11, 0.07, 0.53), cell=cell)  # Algorithm 1 itself is missing
+    assert ablation_lines(read_blocks(tmp_path, [cell])[0]) == [
+        "- Against TRU: *no reverse* (forget Recall@20 +0.030) and *shared modules move* (retained Recall@20 -0.060) "
+        "move what is judged. *with repair* moves none of it by more than 0.002.",
+        "- Against TRU, shared modules move: *no gate* (residue -0.020) moves what is judged.",
+    ]
 
 
 def test_seconds_of_runs_side_by_side_stand_in_parentheses_and_in_no_comparison(tmp_path: Path) -> None:
