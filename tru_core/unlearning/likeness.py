@@ -24,11 +24,11 @@ from tru_core.unlearning.residue import NUM_STRATA, Contrast, RowPairs, cosines,
 
 GAP = 0.05
 """How far the level aimed at lies below that of held-out pairs, as a chance to be more alike than a random pair.
-Steps end within the tolerance above it, so that they leave pairs about 0.03 below the held-out ones. Measured in 20 runs
-(5 % of users and interactions, benchmarks/results): Retrain's pairs lie by 0.001 to 0.05 below the held-out ones of the
-Original, once by 0.09, and with MIG-GT and users on TikTok by 0.006 to 0.019 above; their distance from random pairs is
-0.01 with the one backbone and 0.16 with the other. What early stopping does to all likeness nobody can tell without
-retraining: no rule hits a band of a few thousandths but by luck."""
+Steps end within the tolerance above it, so that they leave pairs about 0.03 below the held-out ones. Measured in 20
+runs (5 % of users and interactions, benchmarks/results): Retrain's pairs lie by 0.001 to 0.05 below the held-out ones
+of the Original, once by 0.09, and with MIG-GT and users on TikTok by 0.006 to 0.019 above; their distance from random
+pairs is 0.01 with the one backbone and 0.16 with the other. What early stopping does to all likeness nobody can tell
+without retraining: no rule hits a band of a few thousandths but by luck."""
 
 
 def draw_pairs(
