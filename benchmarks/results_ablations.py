@@ -57,9 +57,9 @@ def _sentence(moved: dict[str, dict[str, float]]) -> str:
     ]
     parts = [f"{_listed(named)} {'moves' if len(named) == 1 else 'move'} what is judged."] if named else []
     if small:
-        least = max(abs(by) for label in small for by in moved[label].values())
+        most = max(abs(by) for label in small for by in moved[label].values())
         names = _listed([f"*{base_of(label)[1]}*" for label in small])
-        parts.append(f"{names} {'moves' if len(small) == 1 else 'move'} none of it by more than {least:.3f}.")
+        parts.append(f"{names} {'moves' if len(small) == 1 else 'move'} none of it by more than {most:.3f}.")
     return " ".join(parts)
 
 

@@ -14,7 +14,6 @@ from workflows.config.compare import ORIGINAL, RETRAIN
 from workflows.experiments.comparison import FigureSummary, RunFigures, SummaryRow, flat_residue, summarise, t_interval
 
 JUDGED = {"test_recall20": "retained Recall@20", "forget_recall20": "forget Recall@20", "residue": "residue"}
-MIN_RETRAINS = 3
 BEYOND = "residue_beyond"
 """The residue of forgotten pairs less that of held-out pairs: what is memory, whatever the shape of the space."""
 
@@ -190,30 +189,26 @@ def retrain_against_retrains(blocks: Sequence[Block]) -> tuple[int, int]:
     num_passed = num_tried = 0
     for block in blocks:
         found = [row["figures"] for row in block.measured(RETRAIN)]
-        if len(found) < MIN_RETRAINS:
-            continue
-        for place, own in enumerate(found):
-            others = found[:place] + found[place + 1 :]
-            bands = {name: [other[name] for other in others] for name in JUDGED if name in own}
-            num_passed += all(
-                min(band) <= own[name] and (name == "test_recall20" or own[name] <= max(band))
-                for name, band in bands.items()
-            )
-            num_tried += 1
+        for tried in range(len(found)):
+            runs = [
+                RunFigures(block.cell.data, block.cell.title, "tried" if seed == tried else RETRAIN, seed, figures)
+                for seed, figures in enumerate(found)
+            ]
+            row = next(row for row in summarise(runs, reference=RETRAIN) if row.method == "tried")
+            if is_passed := passes(row):
+                num_passed += all(is_passed.values())
+                num_tried += 1
     return num_passed, num_tried
 
 
 def ways_gone(blocks: Sequence[Block], name: str) -> list[float]:
     """How far TRU goes from Original to Retrain in a figure, cell by cell: 0 stays, 1 is there, above 1 is beyond."""
-    ways = []
+    labels, ways = (ORIGINAL, TRU.title, RETRAIN), []
     for block in blocks:
-        figures = [
-            block.rows[label].figures.get(name) for label in (ORIGINAL, TRU.title, RETRAIN) if label in block.rows
-        ]
-        if len(figures) == len((ORIGINAL, TRU, RETRAIN)) and all(figures):
-            before, found, goal = (figure.mean for figure in figures if figure is not None)
-            if before != goal:
-                ways.append((before - found) / (before - goal))
+        means = [row.figures[name].mean for row in map(block.rows.get, labels) if row and name in row.figures]
+        if len(means) == len(labels) and means[0] != means[-1]:
+            before, found, goal = means
+            ways.append((before - found) / (before - goal))
     return sorted(ways)
 
 

@@ -124,7 +124,7 @@ def test_rows_are_put_back_where_everybody_would_pay(
 ) -> None:
     model, recalls = reset_model(part, trained, problem), [after, 0.2]
     before = parameter_values(model)
-    monkeypatch.setattr(item_rows, "validation_recall", lambda *_: recalls.pop())
+    monkeypatch.setattr(item_rows, "recall_without", lambda *_: recalls.pop())
     replaced = replace_item_rows(model, problem, seed=3, max_quality_loss=0.05)
     assert replaced == (after > 0.19)
     assert torch.equal(parameter_values(model)["item_table"], before["item_table"]) != replaced

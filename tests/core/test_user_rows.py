@@ -87,7 +87,7 @@ def test_the_best_rows_are_those_that_validate_better(
         set_parameters(model, trained)
         if how == "best":
             recalls = [0.1, 0.2] if better == "predicted" else [0.2, 0.1]
-            monkeypatch.setattr(user_rows, "validation_recall", lambda *_, left=recalls: left.pop())
+            monkeypatch.setattr(user_rows, "recall_without", lambda *_, left=recalls: left.pop())
         replace_rows(model, problem, users, how=how, seed=3)  # type: ignore[arg-type]
         rows[how] = parameter_values(model)["user_table"]
     assert torch.equal(rows["best"], rows[better])
@@ -107,7 +107,7 @@ def test_who_lost_deleted_items_alone_goes_in_part_where_going_whole_is_dear(
     problem, model = problem_of(part, request), build_model(part)
     set_parameters(model, trained)
     users, recalls = touched_users(problem), [0.203 if is_dear else 0.201, 0.2, 0.1]
-    monkeypatch.setattr(user_rows, "validation_recall", lambda *_: recalls.pop())
+    monkeypatch.setattr(user_rows, "recall_without", lambda *_: recalls.pop())
     replace_rows(model, problem, users, how="best", seed=3)
     found, shares = parameter_values(model)["user_table"], []
     for user in users:

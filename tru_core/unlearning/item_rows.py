@@ -13,10 +13,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from tru_core.backbones.base import Backbone
-from tru_core.fit import validation_recall
 from tru_core.graph import Graph, items_from_users
 from tru_core.interactions import IntArray
-from tru_core.unlearning.problem import Problem
+from tru_core.unlearning.problem import Problem, recall_without
 from tru_core.unlearning.rows import copy_rows, put_rows
 from tru_core.unlearning.user_rows import moved_share, ridge_map, user_tables
 
@@ -87,9 +86,9 @@ def replace_item_rows(model: Backbone, problem: Problem, *, seed: int, max_quali
     if not len(items) or not names:
         return False
     rows = copy_rows(model, names, items)
-    before = validation_recall(model, problem.graph_without, problem.valid, problem.retain)
+    before = recall_without(model, problem)
     predict_item_rows(model, problem, items, seed=seed)
-    after = validation_recall(model, problem.graph_without, problem.valid, problem.retain)
+    after = recall_without(model, problem)
     if after >= (1.0 - max_quality_loss) * before:
         return True
     put_rows(model, items, rows)

@@ -17,12 +17,12 @@ import math
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from tru_core.backbones.base import Backbone
-from tru_core.fit import make_adam, parameter_values, set_parameters, train_batches, validation_recall
+from tru_core.fit import make_adam, parameter_values, set_parameters, train_batches
 from tru_core.sampling import iterate_batches
 from tru_core.settings import Settings
 from tru_core.unlearning.method import Candidate, Method, Tools, candidate_of
 from tru_core.unlearning.passes import ascend, plan_forget, plan_retain
-from tru_core.unlearning.problem import Problem
+from tru_core.unlearning.problem import Problem, recall_without
 
 
 class MMRecUnSettings(Settings):
@@ -64,7 +64,7 @@ def forget(original: Backbone, problem: Problem, settings: MMRecUnSettings, tool
         )
         retained = iterate_batches(plan_retain(problem, tools.fit, epoch=epoch))
         loss, _ = train_batches(original, problem.graph_without, retained, repair)
-        recall = validation_recall(original, problem.graph_without, problem.valid, problem.retain)
+        recall = recall_without(original, problem)
         row = {"epoch": epoch, "loss": loss, "valid_recall20": recall, "num_rows_visited": num_visited}
         history.append({name: float(value) for name, value in row.items()})
         if recall > best_recall:

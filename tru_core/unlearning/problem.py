@@ -10,6 +10,7 @@ from torch import Tensor
 from tru_core.backbones.base import Backbone
 from tru_core.collective import Collective, all_sum_number
 from tru_core.errors import AuditError, PolicyError
+from tru_core.fit import validation_recall
 from tru_core.graph import Graph, ItemNeighbours, build_graph
 from tru_core.interactions import Pairs, Request, Shard, split_by_request, without_subjects
 from tru_core.ranking import RankingMetrics, rank_metrics
@@ -133,6 +134,11 @@ def evaluate(model: Backbone, problem: Problem, *, edges_in: bool = False) -> Ou
     with torch.no_grad():
         users, items = model.embeddings(graph)
     return measure(users, items, problem, graph.collective)
+
+
+def recall_without(model: Backbone, problem: Problem) -> float:
+    """Validation recall@20 of everybody who stays, on the graph without the deleted edges: what quality costs."""
+    return validation_recall(model, problem.graph_without, problem.valid, problem.retain)
 
 
 def candidate_score(valid_recall: float, forget_recall: float) -> float:

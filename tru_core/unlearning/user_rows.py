@@ -15,10 +15,9 @@ from torch import Tensor
 
 from tru_core.backbones.base import Backbone
 from tru_core.collective import all_sum_number
-from tru_core.fit import validation_recall
 from tru_core.graph import users_from_items
 from tru_core.interactions import IntArray, Shard, positions_of
-from tru_core.unlearning.problem import Problem
+from tru_core.unlearning.problem import Problem, recall_without
 from tru_core.unlearning.rows import copy_rows, put_rows
 
 _USERS_PER_COLUMN = 16
@@ -104,10 +103,6 @@ def predict_rows(model: Backbone, problem: Problem, users: IntArray, *, seed: in
             table[torch.from_numpy(kept)] = predicted.to(table.dtype)
 
 
-def _recall(model: Backbone, problem: Problem) -> float:
-    return validation_recall(model, problem.graph_without, problem.valid, problem.retain)
-
-
 def _share_to_go(problem: Problem, users: IntArray) -> NDArray[np.float64]:
     """How far rows need to go at least: whole where a user lost a pair with an item that stays and can be ranked."""
     size, forget = len(problem.shard.user_rows), problem.forget
@@ -147,13 +142,13 @@ def replace_rows(
         return
     old = copy_rows(model, user_tables(model), users)
     predict_rows(model, problem, users, seed=seed)
-    best, recall = copy_rows(model, user_tables(model), users), _recall(model, problem)
+    best, recall = copy_rows(model, user_tables(model), users), recall_without(model, problem)
     make_rows_fresh(model, problem.shard, users, seed=seed)
-    if (fresh_recall := _recall(model, problem)) >= recall:
+    if (fresh_recall := recall_without(model, problem)) >= recall:
         best, recall = copy_rows(model, user_tables(model), users), fresh_recall
     share = torch.from_numpy(_share_to_go(problem, users))[:, None]
     if all_sum_number(int((share < 1.0).sum()), problem.graph_without.collective):
         put_rows(model, users, {name: share * rows + (1.0 - share) * old[name] for name, rows in best.items()})
-        if recall < (1.0 - _WHOLE_ROWS_COST) * _recall(model, problem):
+        if recall < (1.0 - _WHOLE_ROWS_COST) * recall_without(model, problem):
             return
     put_rows(model, users, best)
