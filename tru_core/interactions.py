@@ -5,7 +5,7 @@ it is a *row* of the vocabulary. Items are rows everywhere. A set of pairs is ke
 (position, item) and without duplicates, so that membership is a binary search.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -78,6 +78,16 @@ def select(pairs: Pairs, chosen: NDArray[np.bool_]) -> Pairs:
     return Pairs(users=pairs.users[chosen], items=pairs.items[chosen], num_items=pairs.num_items)
 
 
+def keep_users(pairs: Pairs, kept: NDArray[np.bool_]) -> Pairs:
+    """Keep the pairs of some users, whose positions are then counted among these users alone.
+
+    Args:
+        kept: bool [user].
+    """
+    chosen, places = kept[pairs.users], np.cumsum(kept, dtype=np.int64) - 1
+    return Pairs(users=places[pairs.users[chosen]], items=pairs.items[chosen], num_items=pairs.num_items)
+
+
 @dataclass(frozen=True)
 class Shard:
     """The interactions of the users that one worker owns.
@@ -95,6 +105,21 @@ class Shard:
     train: Pairs
     valid: Pairs
     test: Pairs
+
+
+def only_users(shard: Shard, kept: NDArray[np.bool_]) -> Shard:
+    """Take some of a worker's users, as if it owned no others.
+
+    Args:
+        kept: bool [user].
+    """
+    return replace(
+        shard,
+        user_rows=shard.user_rows[kept],
+        train=keep_users(shard.train, kept),
+        valid=keep_users(shard.valid, kept),
+        test=keep_users(shard.test, kept),
+    )
 
 
 def positions_of(shard: Shard, user_rows: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:

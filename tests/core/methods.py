@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE, build_model, fitted
+from tests.core.models import ALONE, build_model, builder, fitted
 from tests.worlds import Part, shards_of, tiny_world
 from tru_core.backbones import Backbone
 from tru_core.fit import FitSettings, set_parameters
@@ -64,7 +64,7 @@ def original_of(part: Part, backbone: str = "mgcn") -> Backbone:
 
 def tools_of(part: Part, backbone: str = "mgcn") -> Tools:
     """What a method may need of the job that trained the Original."""
-    return Tools(new_model=lambda seed: build_model(part, backbone, seed=seed), fit=FIT)
+    return Tools(new_model=builder(part, backbone), fit=FIT)
 
 
 def forgotten(

@@ -1,5 +1,6 @@
 """Small models on the tiny worlds, for every test that needs one."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from tru_core.backbones import BACKBONES, Backbone
 from tru_core.collective import Collective, LocalCollective
 from tru_core.fit import FitSettings, TrainingState, fit
 from tru_core.graph import Graph, build_graph
-from tru_core.interactions import Request, item_degrees, make_request
+from tru_core.interactions import IntArray, Request, item_degrees, make_request
 from tru_core.sampling import Batch, iterate_batches, make_pool, plan_epoch
 from tru_core.settings import Settings
+from tru_core.unlearning.method import NewModel
 from tru_core.unlearning.problem import Problem, make_problem
 
 ALONE = LocalCollective()
@@ -28,6 +30,16 @@ def build_model(
 ) -> Backbone:
     """A small untrained model on one worker's part of a world."""
     return BACKBONES[backbone](backbone_inputs(part, seed=seed, dtype=dtype), small_settings(backbone, **changes))
+
+
+def builder(part: Part, backbone: str = "mgcn") -> NewModel:
+    """What methods build a worker's models with."""
+
+    def build(seed: int, *, user_rows: IntArray | None = None) -> Backbone:
+        own = part if user_rows is None else replace(part, shard=replace(part.shard, user_rows=user_rows))
+        return build_model(own, backbone, seed=seed)
+
+    return build
 
 
 def train_graph(part: Part, collective: Collective = ALONE, *, dtype: torch.dtype = torch.float64) -> Graph:

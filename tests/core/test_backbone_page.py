@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.core import test_contracts as contract
-from tests.core.models import ALONE, batches_of, build_model, fitted, problem_of, train_graph
+from tests.core.models import ALONE, batches_of, build_model, builder, fitted, problem_of, train_graph
 from tests.core.thread_workers import in_threads
 from tests.worlds import Part, World, shards_of, tiny_world
 from tru_core.backbones import BACKBONES, Backbone
@@ -106,7 +106,7 @@ def test_the_example_is_unlearned_by_methods_that_never_heard_of_it(part: Part) 
     model = build_model(part, "vbpr", dtype=torch.float32)
     fitted(part, model=model, settings=FIT)
     problem = problem_of(part, make_request(users=part.shard.user_rows[3:6]), dtype=torch.float32)
-    tools = Tools(new_model=lambda seed: build_model(part, "vbpr", seed=seed), fit=FIT)
+    tools = Tools(new_model=builder(part, "vbpr"), fit=FIT)
     method = METHODS["edge_deletion"]
     candidate = run_method(method, model, problem, method.settings_type(), tools)
     before = measure(candidate.users, candidate.items, problem, ALONE)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.models import ALONE, build_model, fitted, problem_of
+from tests.core.models import ALONE, build_model, builder, fitted, problem_of
 from tests.core.thread_workers import in_threads
 from tests.worlds import Part, shards_of, tiny_world
 from tru_core.backbones import Backbone
@@ -44,7 +44,7 @@ def problem(part: Part) -> Problem:
 
 
 def tools_of(part: Part) -> Tools:
-    return Tools(new_model=lambda seed: build_model(part, seed=seed), fit=FIT)
+    return Tools(new_model=builder(part), fit=FIT)
 
 
 def batches(part: Part, num_batches: int, collective: Collective = ALONE) -> list[Request]:

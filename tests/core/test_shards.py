@@ -8,21 +8,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE, build_model, problem_of
+from tests.core.models import ALONE, build_model, builder, fitted, problem_of, train_graph
 from tests.core.thread_workers import Differentiable, in_threads
 from tests.worlds import Part, shards_of, tiny_world
 from tru_core.backbones import BACKBONES, Backbone
 from tru_core.collective import Collective
 from tru_core.errors import DataError
 from tru_core.fit import FitSettings
-from tru_core.interactions import Request, make_pairs, make_request, select
+from tru_core.hashing import hash_below, text_key
+from tru_core.interactions import Request, make_pairs, make_request, only_users, select
 from tru_core.ranking import rank_metrics
 from tru_core.unlearning.method import Candidate, Tools, run_method
 from tru_core.unlearning.methods import METHODS
 from tru_core.unlearning.problem import Problem, measure
 from tru_core.unlearning.rec_eraser import RecEraserSettings, learn_attention
-from tru_core.unlearning.shards import Ensemble, add_scores, guest_vectors, touched_shards, train_shards
-from tru_core.unlearning.sisa import SISASettings, shard_schedule
+from tru_core.unlearning.shards import (
+    Ensemble,
+    add_scores,
+    guest_vectors,
+    shard_schedule,
+    touched_shards,
+    train_shards,
+)
+from tru_core.unlearning.sisa import SISASettings
 from tru_core.unlearning.ultra_re import UltraRESettings, learn_weights
 
 FIT = FitSettings(max_epochs=3, patience=3, batch_size=32, learning_rate=0.02)
@@ -42,9 +50,7 @@ def part() -> Part:
 
 
 def tools_of(part: Part, backbone: str = "mgcn", **changes: Any) -> Tools:
-    return Tools(
-        new_model=lambda seed: build_model(part, backbone, seed=seed), fit=FIT.model_copy(update={"seed": 3, **changes})
-    )
+    return Tools(new_model=builder(part, backbone), fit=FIT.model_copy(update={"seed": 3, **changes}))
 
 
 def forgotten(name: str, part: Part, request: Request, backbone: str = "mgcn") -> Candidate:
@@ -281,9 +287,25 @@ def test_a_deletion_pays_for_the_touched_shards_alone(part: Part, name: str) -> 
     assert costs["one"]["seconds_untouched"] > 0 == costs["all"]["seconds_untouched"]
 
 
-def test_a_shards_schedule_is_the_originals_but_for_its_length() -> None:
-    assert shard_schedule(FIT, epochs=None, patience=None) == FIT
-    assert shard_schedule(FIT, epochs=7, patience=None) == FIT.model_copy(update={"max_epochs": 7})
+def test_a_shards_schedule_is_the_originals_in_batches_of_its_share() -> None:
+    given = shard_schedule(FIT, num_shards=3, epochs=None, patience=None, batch_size=None)
+    assert given == FIT.model_copy(update={"batch_size": 11})
+    asked = shard_schedule(FIT, num_shards=3, epochs=7, patience=2, batch_size=32)
+    assert asked == FIT.model_copy(update={"max_epochs": 7, "patience": 2})
+
+
+@every_backbone
+def test_a_shards_model_is_what_its_users_alone_would_train(part: Part, backbone: str) -> None:
+    """Nobody of another shard has a row in it, a pull on its items, or a place in its loss."""
+    ensemble = train_shards(problem_of(part, make_request()), tools_of(part, backbone), THIRDS, 3, settings=FIT)
+    for shard, members in ((k, k == THIRDS) for k in range(3)):
+        alone = replace(part, shard=only_users(part.shard, members))
+        seed = int(hash_below(2**31, FIT.seed, text_key(f"shard-{shard}")))
+        model = build_model(alone, backbone, seed=seed)
+        fitted(alone, model=model, settings=FIT)
+        users, items = model.embeddings(train_graph(alone))
+        torch.testing.assert_close(ensemble.users[shard, torch.from_numpy(members)], users.detach())
+        torch.testing.assert_close(ensemble.items[shard], items.detach())
 
 
 def test_a_shard_that_keeps_nobody_has_no_model(part: Part) -> None:

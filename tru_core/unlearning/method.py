@@ -7,7 +7,7 @@ is therefore a candidate's output vectors on the graph without the deleted edges
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,8 +15,23 @@ from torch import Tensor
 
 from tru_core.backbones.base import Backbone
 from tru_core.fit import FitSettings, OnEpoch, TrainingState
+from tru_core.interactions import IntArray
 from tru_core.settings import Settings
 from tru_core.unlearning.problem import Problem
+
+
+@runtime_checkable
+class NewModel(Protocol):
+    """Builds the untrained backbone of the job on this worker."""
+
+    def __call__(self, seed: int, *, user_rows: IntArray | None = None) -> Backbone:
+        """Build it.
+
+        Args:
+            seed: Decides every initial value.
+            user_rows: int64 [user], vocabulary rows of the users that it holds, ascending; None: all of this worker's.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,13 +39,13 @@ class Tools:
     """What a method may need besides the Original and the problem.
 
     Attributes:
-        new_model: Builds the untrained backbone of the job on this worker, from a seed.
+        new_model: Builds the untrained backbone of the job on this worker.
         fit: How the Original was trained: schedule, batch size, seed.
         state: Where an interrupted run of a method that can resume stood; None starts afresh.
         on_epoch: Called on every worker after each epoch of a method that can resume.
     """
 
-    new_model: Callable[[int], Backbone]
+    new_model: NewModel
     fit: FitSettings
     state: TrainingState | None = None
     on_epoch: OnEpoch | None = None

@@ -3,8 +3,9 @@
 The Original's user vectors, as they were before the deletion, are clustered with equal masses; each cluster is a
 shard with a model of its own; one weight for each shard, learned on validation pairs, adds the shards' scores. Set
 as the paper of TRU sets it (A.1 there): 10 shards, Sinkhorn 0.1, 10 iterations, Adam 1e-2 for the weights; but shards
-train as the Original did. Three epochs, as stated there, are nine steps of a shard of TikTok, which leave it untrained:
-validation recall@20 0.013 (MGCN, 5 % of the users; Original 0.105). ``epochs: 3`` does that.
+train as the Original did, in batches of their share. Three epochs, as stated there, are nine whole batches of a shard
+of TikTok, which leave it untrained: validation recall@20 0.013 (MGCN, 5 % of the users; Original 0.105). ``epochs: 3``
+with the Original's ``batch_size`` does that.
 The public code calls an exact solver in Sinkhorn's place; here it is Sinkhorn, as stated.
 
 Exact but for the partition: the clusters saw the deleted pairs, through the Original, and are not drawn anew. A
@@ -29,18 +30,19 @@ from tru_core.settings import Settings
 from tru_core.unlearning.clustering import transport_clusters
 from tru_core.unlearning.method import Candidate, Method, Tools
 from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.shards import Ensemble, add_scores, mean_over_workers, train_shards
-from tru_core.unlearning.sisa import shard_schedule
+from tru_core.unlearning.shards import Ensemble, add_scores, mean_over_workers, shard_schedule, train_shards
 
 
 class UltraRESettings(Settings):
-    """Settings of UltraRE; but for ``epochs`` and ``steps`` they are the paper's (arXiv:2604.02183v1, A.1).
+    """Settings of UltraRE: the paper's (arXiv:2604.02183v1, A.1) but for ``epochs``, ``batch_size`` and ``steps``.
 
     Attributes:
         num_shards: Clusters of users, k.
         regularisation: Of the Sinkhorn plan, for a cost whose mean is 1.
         iterations: Outer iterations of the clustering.
         epochs: Epochs of each shard's model, without early stopping; None takes the Original's schedule.
+        batch_size: Rows of a shard's batch; None takes its share of the Original's
+            (:func:`~tru_core.unlearning.shards.shard_schedule`).
         learning_rate: Adam's step size for the shards' weights.
         weight_decay: Of the shards' weights.
         steps: Steps on the shards' weights, each on every validation pair with a fresh negative. Not stated; after
@@ -51,6 +53,7 @@ class UltraRESettings(Settings):
     regularisation: PositiveFloat = 0.1
     iterations: PositiveInt = 10
     epochs: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
     learning_rate: PositiveFloat = 1e-2
     weight_decay: NonNegativeFloat = 0.0
     steps: NonNegativeInt = 100
@@ -113,7 +116,13 @@ def forget(original: Backbone, problem: Problem, settings: UltraRESettings, tool
         seed=seed,
     )
     seconds_clustering = mean_over_workers(time.perf_counter() - started, collective)
-    schedule = shard_schedule(tools.fit, epochs=settings.epochs, patience=settings.epochs)
+    schedule = shard_schedule(
+        tools.fit,
+        num_shards=num_shards,
+        epochs=settings.epochs,
+        patience=settings.epochs,
+        batch_size=settings.batch_size,
+    )
     ensemble = train_shards(problem, tools, shard_of_user, num_shards, settings=schedule)
     weights = learn_weights(ensemble, problem, settings, seed=seed)
     users, items = add_scores(ensemble, weights)

@@ -20,6 +20,7 @@ from tru_core.backbones import BACKBONES, Backbone, BackboneInputs
 from tru_core.collective import Collective
 from tru_core.errors import ConfigError, DataError
 from tru_core.fit import OnEpoch, TrainingState, fit, parameter_values, set_parameters
+from tru_core.interactions import IntArray
 from tru_core.unlearning.method import Tools
 from tru_core.unlearning.methods import METHODS
 from tru_core.unlearning.problem import Problem, evaluate, make_problem
@@ -156,11 +157,11 @@ class TaskRun:
         """The pairs on which every system's residue is judged."""
         return make_probe(self.problem, seed=JUDGE_SEED)
 
-    def new_model(self, seed: int) -> Backbone:
-        """Build the job's backbone with its initial values."""
+    def new_model(self, seed: int, *, user_rows: IntArray | None = None) -> Backbone:
+        """Build the job's backbone with its initial values, of all of this worker's users or of some rows."""
         job, shard = self.task.job, self.data.shard
         inputs = BackboneInputs(
-            user_rows=shard.user_rows,
+            user_rows=shard.user_rows if user_rows is None else user_rows,
             num_users=self.data.manifest.num_users,  # planted rows change no other initial value
             num_items=shard.num_items,
             features=self.data.features,
