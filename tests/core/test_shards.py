@@ -24,9 +24,9 @@ from tru_core.unlearning.problem import Problem, measure
 from tru_core.unlearning.rec_eraser import RecEraserSettings, learn_attention
 from tru_core.unlearning.shards import (
     Ensemble,
+    ShardSettings,
     add_scores,
     guest_vectors,
-    shard_schedule,
     touched_shards,
     train_shards,
 )
@@ -288,9 +288,8 @@ def test_a_deletion_pays_for_the_touched_shards_alone(part: Part, name: str) -> 
 
 
 def test_a_shards_schedule_is_the_originals_in_batches_of_its_share() -> None:
-    given = shard_schedule(FIT, num_shards=3, epochs=None, patience=None, batch_size=None)
-    assert given == FIT.model_copy(update={"batch_size": 11})
-    asked = shard_schedule(FIT, num_shards=3, epochs=7, patience=2, batch_size=32)
+    assert ShardSettings(num_shards=3).schedule(FIT, patience=None) == FIT.model_copy(update={"batch_size": 11})
+    asked = ShardSettings(num_shards=3, epochs=7, batch_size=32).schedule(FIT, patience=2)
     assert asked == FIT.model_copy(update={"max_epochs": 7, "patience": 2})
 
 

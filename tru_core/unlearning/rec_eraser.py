@@ -26,23 +26,18 @@ from tru_core.interactions import Pairs, select
 from tru_core.objective import bpr
 from tru_core.ranking import rank_metrics
 from tru_core.sampling import iterate_batches, plan_epoch
-from tru_core.settings import Settings
 from tru_core.unlearning.clustering import balanced_kmeans
 from tru_core.unlearning.method import Candidate, Method, Tools
 from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.shards import Ensemble, add_scores, mean_over_workers, shard_schedule, train_shards
+from tru_core.unlearning.shards import Ensemble, ShardSettings, add_scores, mean_over_workers, train_shards
 
 
-class RecEraserSettings(Settings):
+class RecEraserSettings(ShardSettings):
     """How to shard, how to train each shard, and how to join them.
 
     Attributes:
-        num_shards: 10 in the source, as in UltraRE.
         iterations: Of balanced k-means at most; on tables of tens of thousands of users few change after 10.
-        epochs: Epochs of each shard at most; None takes the Original's.
         patience: Epochs without a better validation recall; None takes the Original's.
-        batch_size: Rows of a shard's batch; None takes its share of the Original's
-            (:func:`~tru_core.unlearning.shards.shard_schedule`).
         attention_size: Columns of the attention's hidden layer.
         attention_epochs: Passes over the sampled pairs; the best of them by validation recall counts. Not stated;
             the attention has few parameters.
@@ -50,11 +45,8 @@ class RecEraserSettings(Settings):
         attention_share: Share of the retained pairs that the attention is learned on; they are more than it needs.
     """
 
-    num_shards: PositiveInt = 10
     iterations: PositiveInt = 20
-    epochs: PositiveInt | None = None
     patience: PositiveInt | None = None
-    batch_size: PositiveInt | None = None
     attention_size: PositiveInt = 32
     attention_epochs: NonNegativeInt = 10
     attention_learning_rate: PositiveFloat = 1e-2
@@ -155,13 +147,7 @@ def forget(original: Backbone, problem: Problem, settings: RecEraserSettings, to
     user_rows, iterations = problem.shard.user_rows, settings.iterations
     shard_of_user = balanced_kmeans(vectors, user_rows, num_shards, collective, iterations=iterations, seed=seed)
     seconds_clustering = mean_over_workers(time.perf_counter() - started, collective)
-    schedule = shard_schedule(
-        tools.fit,
-        num_shards=num_shards,
-        epochs=settings.epochs,
-        patience=settings.patience,
-        batch_size=settings.batch_size,
-    )
+    schedule = settings.schedule(tools.fit, patience=settings.patience)
     ensemble = train_shards(problem, tools, shard_of_user, num_shards, settings=schedule)
     joined, rows = learn_attention(ensemble, problem, settings, batch_size=tools.fit.batch_size, seed=seed)
     users, items = add_scores(joined)

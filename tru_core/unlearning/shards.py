@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from torch import Tensor
 
 from tru_core.collective import Collective, all_sum_number
@@ -21,8 +22,39 @@ from tru_core.fit import FitSettings, fit
 from tru_core.graph import build_graph, make_sparse, multiply
 from tru_core.hashing import hash_below, text_key
 from tru_core.interactions import IntArray, Pairs, contains, item_degrees, keep_users, only_users, select
+from tru_core.settings import Settings
 from tru_core.unlearning.method import Tools
 from tru_core.unlearning.problem import Problem
+
+
+class ShardSettings(Settings):
+    """How many shards, and how each is trained.
+
+    Attributes:
+        num_shards: 10 in the paper's UltraRE and in RecEraser's source; in SISA as many as there, so that the three
+            differ in how users are parted and scores joined.
+        epochs: Epochs of each shard at most; None takes the Original's.
+        batch_size: Rows of a shard's batch; None takes the shard's share of the Original's, ``batch_size /
+            num_shards``. An epoch of a shard has then as many steps as one of the whole, and patience means as much.
+            With whole batches a tenth of TikTok takes three steps an epoch and stops before it learns: validation
+            recall@20 of two shards' users 0.007 and 0.033 at batches of 4096, 0.100 and 0.093 at 410 (MIG-GT).
+    """
+
+    num_shards: PositiveInt = 10
+    epochs: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+
+    def schedule(self, original: FitSettings, *, patience: int | None) -> FitSettings:
+        """Take the Original's training settings but for what is asked for.
+
+        Args:
+            patience: Epochs without a better validation recall; None takes the Original's.
+        """
+        asked = {"max_epochs": self.epochs, "patience": patience, "batch_size": self.batch_size}
+        share = -(-original.batch_size // self.num_shards)
+        return original.model_copy(
+            update={"batch_size": share} | {name: value for name, value in asked.items() if value is not None}
+        )
 
 
 @dataclass(frozen=True)
@@ -61,27 +93,6 @@ def touched_shards(problem: Problem, shard_of_user: IntArray, num_shards: int) -
     if len(problem.request.items) and problem.graph_without.item_item:
         touched[:] = True
     return touched
-
-
-def shard_schedule(
-    original: FitSettings, *, num_shards: int, epochs: int | None, patience: int | None, batch_size: int | None
-) -> FitSettings:
-    """Take the Original's training settings, with batches of a shard's share of its rows.
-
-    An epoch of a shard has then as many steps as one of the whole, so that the Original's patience means as much. With
-    whole batches a tenth of TikTok gets three steps an epoch and stops before it learns: validation recall@20 of one
-    shard's users 0.007 at batches of 4096, 0.093 at 410 (MIG-GT); MGCN gets to 0.04-0.08 in 23 to 45 epochs at 2048,
-    to 0.06-0.07 in 8 to 31 at 205.
-
-    Args:
-        epochs, patience, batch_size: Another length, another size of batches; None takes the Original's length and its
-            ``batch_size / num_shards``.
-    """
-    asked = {"max_epochs": epochs, "patience": patience, "batch_size": batch_size}
-    share = -(-original.batch_size // num_shards)
-    return original.model_copy(
-        update={"batch_size": share} | {name: value for name, value in asked.items() if value is not None}
-    )
 
 
 def guest_vectors(

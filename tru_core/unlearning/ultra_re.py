@@ -26,34 +26,27 @@ from tru_core.hashing import hash_below, text_key
 from tru_core.interactions import item_degrees, make_pairs
 from tru_core.objective import bpr
 from tru_core.sampling import draw_negatives, make_pool
-from tru_core.settings import Settings
 from tru_core.unlearning.clustering import transport_clusters
 from tru_core.unlearning.method import Candidate, Method, Tools
 from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.shards import Ensemble, add_scores, mean_over_workers, shard_schedule, train_shards
+from tru_core.unlearning.shards import Ensemble, ShardSettings, add_scores, mean_over_workers, train_shards
 
 
-class UltraRESettings(Settings):
+class UltraRESettings(ShardSettings):
     """Settings of UltraRE: the paper's (arXiv:2604.02183v1, A.1) but for ``epochs``, ``batch_size`` and ``steps``.
 
     Attributes:
-        num_shards: Clusters of users, k.
         regularisation: Of the Sinkhorn plan, for a cost whose mean is 1.
         iterations: Outer iterations of the clustering.
         epochs: Epochs of each shard's model, without early stopping; None takes the Original's schedule.
-        batch_size: Rows of a shard's batch; None takes its share of the Original's
-            (:func:`~tru_core.unlearning.shards.shard_schedule`).
         learning_rate: Adam's step size for the shards' weights.
         weight_decay: Of the shards' weights.
         steps: Steps on the shards' weights, each on every validation pair with a fresh negative. Not stated; after
             100 a weight can have moved by 1, ten times where it starts.
     """
 
-    num_shards: PositiveInt = 10
     regularisation: PositiveFloat = 0.1
     iterations: PositiveInt = 10
-    epochs: PositiveInt | None = None
-    batch_size: PositiveInt | None = None
     learning_rate: PositiveFloat = 1e-2
     weight_decay: NonNegativeFloat = 0.0
     steps: NonNegativeInt = 100
@@ -116,13 +109,7 @@ def forget(original: Backbone, problem: Problem, settings: UltraRESettings, tool
         seed=seed,
     )
     seconds_clustering = mean_over_workers(time.perf_counter() - started, collective)
-    schedule = shard_schedule(
-        tools.fit,
-        num_shards=num_shards,
-        epochs=settings.epochs,
-        patience=settings.epochs,
-        batch_size=settings.batch_size,
-    )
+    schedule = settings.schedule(tools.fit, patience=settings.epochs)
     ensemble = train_shards(problem, tools, shard_of_user, num_shards, settings=schedule)
     weights = learn_weights(ensemble, problem, settings, seed=seed)
     users, items = add_scores(ensemble, weights)
