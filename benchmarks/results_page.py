@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from results_ablations import ablation_lines
-from results_plan import ABLATION_METHODS, BACKBONE_TITLES, GROUP_TITLES, LITERAL, TRU, Cell, Group
+from results_plan import ABLATION_METHODS, BACKBONE_TITLES, GROUP_TITLES, LITERAL, NUM_SHARDS, TRU, Cell, Group
 from results_rows import read_sheet, valid_rows
 from results_words import BEYOND, JUDGED, Block, read_blocks, summary_lines
 
@@ -203,7 +203,10 @@ def _how(blocks: Sequence[Block]) -> list[str]:
         "",
     ]
     backbones = {BACKBONE_TITLES[block.cell.backbone] for block in blocks if block.records}
-    return [*lines, f"Settings of {' and '.join(sorted(backbones))}: `benchmarks/results_plan.py`.", ""]
+    settings = f"Settings of {' and '.join(sorted(backbones))}: `benchmarks/results_plan.py`."
+    if any("num_shards" in method.settings for block in blocks for method in block.cell.methods):
+        settings += f" SISA, RecEraser and UltraRE: {NUM_SHARDS} shards."
+    return [*lines, _wrapped(settings), ""]
 
 
 def render(folder: Path, cells: Sequence[Cell]) -> str:
