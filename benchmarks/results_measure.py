@@ -70,7 +70,7 @@ class Measuring:
 def work_list(cells: Sequence[Cell], seeds: Sequence[int]) -> list[tuple[Cell, int]]:
     """What to do in which order: group by group, there the first seed of every cell before the second of any."""
     groups = list(dict.fromkeys(cell.group for cell in cells))
-    work = [(cell, seed) for cell in cells for seed in cell.seeds if not seeds or seed in seeds]
+    work = [(cell, seed) for cell in cells for seed in cell.retrain_seeds if not seeds or seed in seeds]
     return sorted(work, key=lambda pair: (groups.index(pair[0].group), pair[1]))
 
 
@@ -79,7 +79,7 @@ def missing_labels(call: Measuring, cell: Cell, seed: int) -> list[str]:
     sheet = read_sheet(cell.path(call.folder, seed))
     is_same_data = sheet is not None and sheet["data_digest"] == call.data[cell.data]
     there = valid_rows(sheet, cell, seed) if sheet is not None and is_same_data else {}
-    return [label for label in chosen_labels(cell, call.words) if label not in there]
+    return [label for label in chosen_labels(cell, call.words, seed) if label not in there]
 
 
 def pieces(cell: Cell, labels: Sequence[str], *, side_by_side: bool) -> list[list[str]]:
@@ -147,7 +147,7 @@ def _keep(call: Measuring, cell: Cell, seed: int, label: str, record: Record) ->
 
 def _measure_spread(call: Measuring, cell: Cell) -> None:
     """Add to the Retrains' rows how far their lists are from each other, where the store has two of them."""
-    sheets = {seed: read_sheet(cell.path(call.folder, seed)) for seed in cell.seeds}
+    sheets = {seed: read_sheet(cell.path(call.folder, seed)) for seed in cell.retrain_seeds}
     rows = {
         seed: valid_rows(sheet, cell, seed).get(RETRAIN, {})
         for seed, sheet in sheets.items()
@@ -169,7 +169,7 @@ def _measure_spread(call: Measuring, cell: Cell) -> None:
 def drop_rows(call: Measuring, work: Sequence[tuple[Cell, int]]) -> None:
     """Forget the rows asked for, in their files and in the store, so that they are measured again."""
     for cell, seed in work:
-        labels = chosen_labels(cell, call.words)
+        labels = chosen_labels(cell, call.words, seed)
         methods = [method for method in cell.all_methods if method.title in labels]
         call.runner.drop_results(call.job(cell, [seed], methods), labels)
         path = cell.path(call.folder, seed)

@@ -144,7 +144,8 @@ def _gaps(blocks: Sequence[Block]) -> list[str]:
     for block in blocks:
         by_seeds: dict[tuple[int, ...], list[str]] = {}
         for label in block.cell.labels:
-            seeds = tuple(seed for seed in block.cell.seeds if label not in block.records.get(seed, {}))
+            wanted = block.cell.retrain_seeds if label == RETRAIN else block.cell.seeds
+            seeds = tuple(seed for seed in wanted if label not in block.records.get(seed, {}))
             if seeds:
                 by_seeds.setdefault(seeds, []).append(label)
         for seeds, labels in by_seeds.items():

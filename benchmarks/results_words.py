@@ -46,7 +46,7 @@ def read_blocks(folder: Path, cells: Sequence[Cell]) -> list[Block]:
     blocks, digests = [], {}
     for cell in cells:
         records = {}
-        for seed in cell.seeds:
+        for seed in cell.retrain_seeds:
             path = cell.path(folder, seed)
             if (sheet := read_sheet(path)) is None:
                 continue
@@ -184,7 +184,7 @@ def _seeds(number: int) -> str:
 def retrain_against_retrains(blocks: Sequence[Block]) -> tuple[int, int]:
     """How often a Retrain passes on everything against the band of the other Retrains, and of how many.
 
-    How strict the rule is: of three numbers alike in distribution, one lies between the two others in a third of cases.
+    How strict the rule is: of n numbers alike in distribution, one lies between the others in (n - 2) / n of cases.
     """
     num_passed = num_tried = 0
     for block in blocks:

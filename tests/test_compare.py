@@ -127,6 +127,7 @@ def test_a_method_that_cannot_be_meant_is_refused_before_anything_starts(
     ("changes", "message"),
     [
         ({"seeds": [1, 2, 1]}, "seed 1 stands twice"),
+        ({"seeds": [1], "band_seeds": [2, 1]}, "seed 1 stands twice"),
         ({"seeds": [-1]}, r"compare\.seeds\.0"),
         ({"backbones": [{"name": "mgcm"}]}, "'mgcm' is unknown"),
         ({"backbones": [{"name": "mgcn"}, {"name": "mgcn"}]}, "backbone 'mgcn' stands twice"),
@@ -212,6 +213,22 @@ def test_a_single_seed_gets_a_second_retrain_unless_it_is_not_wanted(store: Loca
     assert retrains(seeds=[3]) == [3, 4]
     assert retrains(seeds=[3], band=False) == [3]
     assert retrains(seeds=[3, 8]) == [3, 8]
+
+
+def test_band_seeds_are_retrains_and_nothing_else(store: LocalStore, tmp_path: Path) -> None:
+    def listed(methods: list[dict[str, Any]], **changes: Any) -> list[tuple[str, int]]:
+        grid = grid_of(grid_job(store, tmp_path, methods, **changes))
+        assert {run.seed for run in grid.trainings} == {run.seed for run in grid.runs if run.method == "Original"}
+        return [(run.method, run.seed) for run in grid.runs]
+
+    rows = [("Original", 0), ("EdgeDeletion", 0)]
+    band = [("Retrain", 0), ("Retrain", 5), ("Retrain", 6)]
+    assert listed([EDGES], seeds=[0], band_seeds=[5, 6]) == rows + band
+    assert listed([EDGES], band_seeds=[5, 6]) == rows + band
+    assert listed([], band_seeds=[5, 6]) == band[1:]
+    assert listed([], band_seeds=[5], band=True) == [("Retrain", 5), ("Retrain", 6)]
+    alone, beside = (grid_of(grid_job(store, tmp_path, [], seeds=seeds, band_seeds=[5])) for seeds in ([], [0]))
+    assert alone.runs[0].key == beside.runs[-1].key
 
 
 def test_every_row_starts_from_the_original_that_train_makes(store: LocalStore, tmp_path: Path) -> None:

@@ -244,6 +244,19 @@ def test_what_is_missing_is_listed_by_seed_and_stands_in_its_table(tmp_path: Pat
     assert "- tiktok · MGCN · user 5 %, seeds 0, 1, 2: Original; EdgeDeletion; RowRefit\n" in gaps
     assert "- tiktok · MGCN · user 5 %, seeds 1, 2: RowReset; TRU; Retrain\n" in gaps
     assert "- tiktok · MGCN · item 5 %, seeds 0, 1, 2: every row\n" in gaps
+    more = render(tmp_path, [replace(CELL, band_seeds=(3, 4))]).partition("## Not run yet")[2]
+    assert "- tiktok · MGCN · user 5 %, seeds 1, 2: RowReset; TRU\n" in more
+    assert "- tiktok · MGCN · user 5 %, seeds 1, 2, 3, 4: Retrain\n" in more
+
+
+def test_the_band_is_of_all_retrains_and_the_rest_of_the_seeds_that_have_it(tmp_path: Path) -> None:
+    cell = replace(CELL, band_seeds=(3,))
+    put_retrains(tmp_path)
+    put(tmp_path, "TRU", (0.13, 0.07, 0.53))
+    put(tmp_path, "Retrain", (0.14, 0.07, 0.53), seed=3, cell=cell)
+    assert "retained Recall@20 is above the band (0.1300; 0.1000–0.1200)" in render(tmp_path, [CELL])
+    page = " ".join(render(tmp_path, [cell]).split())
+    assert "retained Recall@20 is inside the band (0.1300; 0.1000–0.1400)" in page
 
 
 def test_a_row_of_other_settings_is_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +328,7 @@ def test_a_data_sets_name_follows_its_files_and_not_its_readme(tmp_path: Path) -
 
 
 def test_no_two_cells_or_rows_share_a_name() -> None:
-    paths = [cell.path(Path(), seed) for cell in CELLS for seed in cell.seeds]
+    paths = [cell.path(Path(), seed) for cell in CELLS for seed in cell.retrain_seeds]
     assert len(set(paths)) == len(paths)
     for cell in CELLS:
         assert len(set(cell.labels)) == len(cell.labels)
@@ -328,11 +341,16 @@ def test_patterns_and_words_choose_cells_and_rows() -> None:
     with pytest.raises(ConfigError, match="no such cell"):
         chosen_cells(CELLS, ["tiktok:mgcm"])
     cell = CELLS[0]
-    assert chosen_labels(cell, ["tru", "retrain"]) == ["TRU", "Retrain"]
-    assert chosen_labels(cell, ["paper_literal"]) == ["Algorithm 1"]
-    ablations = chosen_labels(cell, ["ablations"])
+    assert chosen_labels(cell, ["tru", "retrain"], 0) == ["TRU", "Retrain"]
+    assert chosen_labels(cell, ["paper_literal"], 0) == ["Algorithm 1"]
+    ablations = chosen_labels(cell, ["ablations"], 0)
     assert "TRU" not in ablations
     assert {"Algorithm 1", "TRU, no reverse"} <= set(ablations)
+    assert [chosen_labels(cell, words, cell.band_seeds[0]) for words in ([], ["retrain"], ["tru"])] == [
+        ["Retrain"],
+        ["Retrain"],
+        [],
+    ]
 
 
 # --- what is run --------------------------------------------------------------------------------
@@ -348,8 +366,11 @@ class FakeRuns:
 
     def compare(self, job: JobConfig) -> dict[str, Any]:
         runs, failed = [], []
-        for seed in job.compare.seeds:
-            for label in ["Original", *(method.title for method in job.compare.methods), "Retrain"]:
+        asked = job.compare
+        named = ["Original", *(method.title for method in asked.methods), "Retrain"]
+        wanted = {seed: named for seed in asked.seeds} | {seed: ["Retrain"] for seed in asked.band_seeds}
+        for seed, labels in wanted.items():
+            for label in labels:
                 if label in self.fails:
                     failed.append({"method": label, "seed": seed, "error_kind": self.fails[label], "error": "broken"})
                     continue
@@ -357,13 +378,15 @@ class FakeRuns:
                     self.ran.append((label, seed))
                     self.stored.add((label, seed))
                 figures = {"test_recall20": 0.1, "forget_recall20": 0.07, "residue": 0.53, "seconds": 2.0 + seed}
-                if label != "Retrain" or len(job.compare.seeds) > 1:
+                if label != "Retrain" or len(wanted) > 1:
                     figures["distance"] = 0.25
                 runs.append({"method": label, "seed": seed, "figures": figures, "details": {"epochs": 3}})
         return {"runs": runs, "failed": failed}
 
     def has_results(self, job: JobConfig) -> bool:
-        return all((label, seed) in self.stored for label in ("Original", "Retrain") for seed in job.compare.seeds)
+        asked = job.compare
+        runs = {(label, seed) for label in ("Original", "Retrain") for seed in asked.seeds}
+        return self.stored >= runs | {("Retrain", seed) for seed in asked.band_seeds}
 
     def drop_results(self, job: JobConfig, labels: Sequence[str]) -> None:
         self.stored -= {(label, seed) for label in labels for seed in job.compare.seeds}
@@ -422,6 +445,22 @@ def test_changed_data_are_measured_from_the_start(tmp_path: Path) -> None:
     measure(replace(call_of(runs, tmp_path), data={"tiktok": "e" * 16}), work_list([CELL], [0]))
     assert len(runs.ran) == len(CELL.labels)
     assert render(tmp_path, [CELL])
+
+
+def test_a_band_seed_is_a_retrain_and_nothing_else(tmp_path: Path) -> None:
+    cell, runs = replace(CELL, band_seeds=(3, 4)), FakeRuns()
+    work = work_list([cell], [])
+    assert [seed for _, seed in work] == [0, 1, 2, 3, 4]
+    assert measure(call_of(runs, tmp_path), work) == 0
+    assert sorted(runs.ran) == sorted(
+        [*((label, seed) for label in CELL.labels for seed in CELL.seeds), ("Retrain", 3), ("Retrain", 4)]
+    )
+    page = render(tmp_path, [cell])
+    assert "Nothing: every row of every seed is there." in page
+    retrain, band = (
+        next(line for line in page.splitlines() if line.startswith(name)) for name in ("| Retrain", "| *b")
+    )
+    assert [line.rpartition("| ")[2] for line in (retrain, band)] == ["5 |", "5 |"]
 
 
 def test_time_that_is_over_stops_before_the_next_run_and_the_next_call_goes_on(tmp_path: Path) -> None:

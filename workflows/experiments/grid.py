@@ -126,9 +126,13 @@ def list_grid(job: JobConfig, snapshot: FileEntry) -> Grid:
         ConfigError: If the ablations do not go with the job's methods.
     """
     asked = job.compare
-    rows = _compared_stages(compared_methods(job), job.unlearn)
-    seeds = asked.seeds or [job.fit.seed]
-    with_band = [*seeds, seeds[0] + 1] if asked.band and len(seeds) == 1 else seeds
+    methods = compared_methods(job)
+    rows = _compared_stages(methods, job.unlearn)
+    only_retrains = bool(asked.band_seeds) and not (asked.seeds or methods)
+    seeds = asked.seeds or ([] if only_retrains else [job.fit.seed])
+    with_band = [*seeds, *(seed for seed in asked.band_seeds if seed not in seeds)]
+    if asked.band and len(with_band) == 1:
+        with_band.append(with_band[0] + 1)
     own = CompareBackbone(name=job.backbone.name, settings=job.backbone.settings)
     trainings: list[GridRun] = []
     runs: list[GridRun] = []
