@@ -207,7 +207,7 @@ def _is_meant(cell: Cell, pattern: str) -> bool:
 
 
 def chosen_labels(cell: Cell, words: Sequence[str], seed: int) -> list[str]:
-    """The rows of a cell's seed that words mean: a method's name, ``original``, ``retrain``, a label, or ``ablations``."""
+    """The rows of a seed that words mean: a method's name, ``original``, ``retrain``, a label, or ``ablations``."""
     labels = cell.labels_of(seed)
     if not words:
         return labels

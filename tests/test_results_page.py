@@ -368,7 +368,7 @@ class FakeRuns:
         runs, failed = [], []
         asked = job.compare
         named = ["Original", *(method.title for method in asked.methods), "Retrain"]
-        wanted = {seed: named for seed in asked.seeds} | {seed: ["Retrain"] for seed in asked.band_seeds}
+        wanted = dict.fromkeys(asked.seeds, named) | {seed: ["Retrain"] for seed in asked.band_seeds}
         for seed, labels in wanted.items():
             for label in labels:
                 if label in self.fails:
