@@ -156,7 +156,7 @@ def sentence(block: Block) -> str:
         fast = f"it takes {1 / speed.mean:.1f} times Retrain's seconds"
     if speed is not None and speed.low is None and tru.num_seeds > 1:
         fast += " in the one seed that was run alone"
-    return f"TRU's {', its '.join(parts)}; {fast} ({_seeds(tru.num_seeds)}). {_for_less(block)}"
+    return f"TRU's {', its '.join(parts)}; {fast} ({_seeds(tru.num_seeds)}, band of {num_retrains}). {_for_less(block)}"
 
 
 def _for_less(block: Block) -> str:

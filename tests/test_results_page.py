@@ -106,7 +106,7 @@ def test_places_against_the_band_are_said_as_they_are(tmp_path: Path) -> None:
     assert "retained Recall@20 is above the band (0.1300; 0.1000–0.1200)" in said
     assert "forget Recall@20 is below the band (0.0300; 0.0600–0.0800)" in said
     assert "residue is inside the band (0.5300; 0.5200–0.5400)" in said
-    assert "1/20.0 of Retrain's seconds (1 seed)" in said
+    assert "1/20.0 of Retrain's seconds (1 seed, band of 2)" in said
 
 
 def test_recall_above_the_band_passes_and_below_does_not_while_forgetting_must_be_inside(tmp_path: Path) -> None:
