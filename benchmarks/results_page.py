@@ -146,7 +146,7 @@ def _gaps(blocks: Sequence[Block]) -> list[str]:
     for block in blocks:
         by_seeds: dict[tuple[int, ...], list[str]] = {}
         for label in block.cell.labels:
-            wanted = block.cell.retrain_seeds if label == RETRAIN else block.cell.seeds
+            wanted = (seed for seed in block.cell.retrain_seeds if label in block.cell.labels_of(seed))
             seeds = tuple(seed for seed in wanted if label not in block.records.get(seed, {}))
             if seeds:
                 by_seeds.setdefault(seeds, []).append(label)

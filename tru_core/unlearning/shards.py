@@ -36,8 +36,8 @@ class ShardSettings(Settings):
         epochs: Epochs of each shard at most; None takes the Original's.
         batch_size: Rows of a shard's batch; None takes the shard's share of the Original's, ``batch_size /
             num_shards``. An epoch of a shard has then as many steps as one of the whole, and patience means as much.
-            With whole batches a tenth of TikTok takes three steps an epoch and stops before it learns: validation
-            recall@20 of two shards' users 0.007 and 0.033 at batches of 4096, 0.100 and 0.093 at 410 (MIG-GT).
+            With whole batches a tenth of TikTok takes one or two steps an epoch and stops before it learns: validation
+            recall@20 of two shards' users 0.007 and 0.033 at batches of 4096, 0.093 and 0.100 at 410 (MIG-GT).
     """
 
     num_shards: PositiveInt = 10

@@ -193,9 +193,9 @@ class CompareConfig(Settings):
             own draws follow the ``seed`` in its settings, who is forgotten that of the forget set.
         band: Where there is one seed, run a second Retrain with the next one: two span the band that says which
             differences mean anything.
-        band_seeds: Seeds of further Retrains, beside those of ``seeds`` and of no other row, that make the band wider
-            known: of ``n`` Retrains alike, a new one falls between the least and the greatest of the others in
-            ``(n - 2) / n`` of cases, a third for three. With ``methods`` empty and no ``seeds``, nothing else runs.
+        band_seeds: Seeds of further Retrains, beside those of ``seeds`` and of no other row, for a surer band: of
+            ``n`` Retrains alike, one lies between the least and the greatest of the others in ``(n - 2) / n`` of
+            cases, a third for three. With ``methods`` empty and no ``seeds``, nothing else runs.
         retrain: Train Retrains. Without them a row has no band, distance and speed-up, and costs no training.
         max_concurrent_runs: Runs at the same time with one worker; None is as many as the cluster has CPUs for.
             Runs side by side compete for caches and memory: for figures of speed, 1.
