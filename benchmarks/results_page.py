@@ -9,7 +9,17 @@ import numpy as np
 from results_ablations import ablation_lines
 from results_plan import ABLATION_METHODS, BACKBONE_TITLES, GROUP_TITLES, LITERAL, NUM_SHARDS, TRU, Cell, Group
 from results_rows import read_sheet, valid_rows
-from results_words import BEYOND, JUDGED, Block, read_blocks, summary_lines
+from results_words import (
+    BEYOND,
+    JUDGED,
+    Block,
+    is_judged,
+    passes,
+    read_blocks,
+    retrain_against_retrains,
+    sentence,
+    summary,
+)
 
 from workflows.config.compare import ORIGINAL, RETRAIN
 from workflows.experiments.comparison import SummaryRow
@@ -27,8 +37,14 @@ HEAD = """# Results
 
 Written by `python benchmarks/results.py`; every figure and every sentence on this page follows from the rows in
 `benchmarks/results`, and a change by hand is lost at the next run.
+"""
+GLANCE = """TRU against the band of Retrains: `=` inside it, `<` below, `>` above; what does not pass is **bold**.
+Retained Recall@20 passes above the band too. *Retrain* says how often a Retrain itself passes on all three against the
+band of the other seeds; *speed-up* is over Retrain, of runs that had the machine to themselves.
+"""
+READING = """## How to read it
 
-How to read it: *test* is Recall@20 of held-out pairs of everybody who stays; *forget* the same of the deleted pairs
+*test* is Recall@20 of held-out pairs of everybody who stays; *forget* the same of the deleted pairs
 themselves; *residue* says whether the vectors tell which rows the deleted pairs brought together (0.5: no); *beyond* is
 the residue less that of pairs which somebody had together in held-out data alone: like goes with like in any model, and
 in some spaces more than in others, so a residue that falls as the held-out one does is no memory that went; *distance*
@@ -99,6 +115,24 @@ def _table(block: Block, labels: Iterable[str]) -> list[str]:
     heads = ["method", *FIGURE_TITLES.values(), "seconds", "speed-up", "seeds"]
     lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
     return [*lines, *(_line(block, label) for label in labels), _band_line(block), ""]
+
+
+def _glance(blocks: Sequence[Block]) -> list[str]:
+    """TRU's place in every cell where there is a band, a line each."""
+    heads = ["cell", *JUDGED.values(), "Retrain", "speed-up"]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    for block in filter(is_judged, blocks):
+        tru = block.rows[TRU.title]
+        cells = []
+        for name in JUDGED:
+            figure = tru.figures.get(name)
+            text = "-" if figure is None else f"{figure.mean:.4f}{MARKS[figure.place]}"
+            cells.append(text if passes(tru).get(name, True) else f"**{text}**")
+        passed, tried = retrain_against_retrains([block])
+        speed = tru.figures.get("speedup")
+        cells += [f"{passed} of {tried}" if tried else "-", "-" if speed is None else f"{speed.mean:.1f}x"]
+        lines.append(f"| {block.cell.title} | {' | '.join(cells)} |")
+    return lines
 
 
 def _group(blocks: Sequence[Block], group: Group) -> list[str]:
@@ -222,7 +256,8 @@ def render(folder: Path, cells: Sequence[Cell]) -> str:
         ConfigError: If rows of one data set were measured on different data.
     """
     blocks = read_blocks(folder, cells)
-    lines = [HEAD, "## In words", "", *(_wrapped(line) for line in summary_lines(blocks)), ""]
+    lines = [HEAD, "## At a glance", "", _wrapped(summary(blocks)), "", GLANCE, *_glance(blocks), "", READING]
+    lines += ["## In words", "", *(_wrapped(f"- **{block.cell.title}**: {sentence(block)}") for block in blocks), ""]
     for group in GROUP_TITLES:
         if any(cell.group == group for cell in cells):
             lines += _group(blocks, group)

@@ -282,6 +282,6 @@ def row_digest(cell: Cell, seed: int, label: str, *, data: str) -> str:
     row: dict[str, Any] = {"label": label}
     for method in cell.all_methods:
         if method.title == label:
-            row = {"method": method.name, "settings": method.parsed(job.unlearn).model_dump(mode="json")}
+            row = {"method": method.name, "settings": method.parsed(job.unlearn, seed=seed).model_dump(mode="json")}
     content = {"data": data, "job": settings, "row": row, "judge": JUDGE_SEED, "measures": MEASURES_VERSION}
     return sha256_hex(canonical_json(content, where=cell.title))[:16]

@@ -136,7 +136,7 @@ def sentence(block: Block) -> str:
     if TRU.title not in block.rows:
         return "TRU is not run yet."
     tru, num_retrains = block.rows[TRU.title], len(block.measured(RETRAIN))
-    if not passes(tru):
+    if not is_judged(block):
         return f"No band yet: {num_retrains} of at least 2 Retrains run. Nothing can be said of TRU."
     parts = []
     for name, title in JUDGED.items():
@@ -230,17 +230,19 @@ def _yardsticks(blocks: Sequence[Block]) -> str:
     return " ".join(parts)
 
 
-def summary_lines(blocks: Sequence[Block]) -> list[str]:
-    judged = [block for block in blocks if TRU.title in block.rows and passes(block.rows[TRU.title])]
+def summary(blocks: Sequence[Block]) -> str:
+    """Say in how many cells TRU passes, how often a Retrain itself would, and how far TRU goes."""
+    judged = [block for block in blocks if is_judged(block)]
     inside = [block for block in judged if all(passes(block.rows[TRU.title]).values())]
     priced = [block for block in judged if "seconds" in block.rows[TRU.title].figures]
     beaten = [block for block in priced if as_good_for_less(block.rows)]
-    lines = [
+    return (
         f"TRU passes on everything in {len(inside)} of the {len(judged)} cells where there is a band. In {len(beaten)} "
         f"of the {len(priced)} of them where its seconds can be compared another method is as good for less. Cells "
-        f"that cannot be judged yet: {len(blocks) - len(judged)} of {len(blocks)}. {_yardsticks(judged)}".rstrip(),
-        "",
-        "Cell by cell:",
-        "",
-    ]
-    return lines + [f"- **{block.cell.title}**: {sentence(block)}" for block in blocks]
+        f"that cannot be judged yet: {len(blocks) - len(judged)} of {len(blocks)}. {_yardsticks(judged)}".rstrip()
+    )
+
+
+def is_judged(block: Block) -> bool:
+    """Whether TRU has figures and Retrains span a band."""
+    return TRU.title in block.rows and bool(passes(block.rows[TRU.title]))

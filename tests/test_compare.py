@@ -167,7 +167,18 @@ def test_a_forget_set_is_called_what_it_is(settings: dict[str, Any], label: str)
 def test_settings_of_tru_are_on_top_of_the_jobs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     unlearn = TRUSettings(epochs=7, gate=False)
     method = CompareMethod(name="tru", settings={"gate": True})
-    assert method.parsed(unlearn) == TRUSettings(epochs=7, gate=True)
+    assert method.parsed(unlearn, seed=0) == TRUSettings(epochs=7, gate=True)
+
+
+def test_tru_draws_by_the_seed_of_its_run_as_every_method_does_unless_its_row_has_a_seed(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    rows = [{"name": "tru"}, {"name": "tru", "label": "Pinned", "settings": {"seed": 9}}]
+    runs = grid_of(grid_job(store, tmp_path, rows, seeds=[0, 1], ablations=True)).runs
+    found = {(run.method, run.seed): (run.stage.settings or {}).get("seed") for run in runs}
+    assert [found["TRU", seed] for seed in (0, 1)] == [0, 1]
+    assert [found["TRU, no reverse", seed] for seed in (0, 1)] == [0, 1]
+    assert [found["Pinned", seed] for seed in (0, 1)] == [9, 9]
 
 
 def test_ablations_are_rows_only_where_asked_for(store: LocalStore, tmp_path: Path) -> None:

@@ -32,6 +32,20 @@ class RankingMetrics:
     num_users: int
 
 
+def mask_scores(scores: Float[Tensor, "user item"], users: np.ndarray, masked: Pairs) -> None:
+    """Put the scores of masked pairs to minus infinity, in place.
+
+    Args:
+        users: int64 [user], ascending positions of the users whose scores these are.
+    """
+    starts = np.searchsorted(masked.users, users, side="left")
+    stops = np.searchsorted(masked.users, users, side="right")
+    lengths = stops - starts
+    inside = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(lengths.sum())
+    block_rows = torch.from_numpy(np.repeat(np.arange(len(users)), lengths))
+    scores[block_rows, torch.from_numpy(masked.items[inside])] = -torch.inf
+
+
 def top_items(
     user_vectors: Float[Tensor, "user dim"],
     item_vectors: Float[Tensor, "item dim"],
@@ -49,12 +63,7 @@ def top_items(
         int64 [user, min(k, items)], item rows, best first; -1 where only masked items are left.
     """
     scores = user_vectors[torch.from_numpy(users)] @ item_vectors.T
-    starts = np.searchsorted(masked.users, users, side="left")
-    stops = np.searchsorted(masked.users, users, side="right")
-    lengths = stops - starts
-    inside = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(lengths.sum())
-    block_rows = torch.from_numpy(np.repeat(np.arange(len(users)), lengths))
-    scores[block_rows, torch.from_numpy(masked.items[inside])] = -torch.inf
+    mask_scores(scores, users, masked)
     best = scores.topk(min(k, scores.shape[1]), dim=1)
     return torch.where(best.values == -torch.inf, -1, best.indices).numpy()
 

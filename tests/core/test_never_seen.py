@@ -17,6 +17,7 @@ from tru_core.hashing import hash_keys, hash_uniform, text_key
 from tru_core.interactions import IntArray, Pairs, Request, item_degrees, make_pairs, make_request, select
 from tru_core.ranking import rank_metrics, top_items
 from tru_core.unlearning import never_seen
+from tru_core.unlearning.item_cf import item_cf_ranks
 from tru_core.unlearning.never_seen import (
     LIST_LENGTH,
     MIN_REFERENCES,
@@ -82,12 +83,16 @@ def vectors_of(name: str, count: int, *, dim: int = 5) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------ strata
 
 
-def classes_of(pairs: Pairs, problem: Problem) -> list[tuple[int, int]]:
-    """The classes of each pair: by its user's retained pairs (0-1, 2-3, 4-15, 16-63) and by its item's, in octaves."""
+def classes_of(pairs: Pairs, problem: Problem) -> list[tuple[int, int, int]]:
+    """The classes of each pair: by where item-based collaborative filtering ranks it (0-19, 20-59), by its user's
+    retained pairs (0-1, 2-3, 4-15, 16-63) and by its item's, in octaves."""
+    ranks = item_cf_ranks(problem.graph_without, pairs, problem.retain)
     activity = np.bincount(problem.retain.users, minlength=len(problem.shard.user_rows))[pairs.users]
     popularity = item_degrees(problem.retain, ALONE)[pairs.items]
+    of_rank = [sum(rank >= bound for bound in (20, 200)) for rank in ranks.tolist()]
     of_user = [sum(count >= bound for bound in (2, 4, 16, 64)) for count in activity.tolist()]
-    return list(zip(of_user, [(count + 1).bit_length() - 1 for count in popularity.tolist()], strict=True))
+    of_item = [(count + 1).bit_length() - 1 for count in popularity.tolist()]
+    return list(zip(of_rank, of_user, of_item, strict=True))
 
 
 def test_every_stratum_has_enough_references() -> None:
@@ -98,22 +103,16 @@ def test_every_stratum_has_enough_references() -> None:
     assert all(set(part.strata.tolist()) <= set(sizes) for part in found.forgotten)
 
 
-def test_a_stratum_is_a_range_of_activity_and_within_it_a_range_of_popularity() -> None:
+def test_a_stratum_is_a_range_of_classes_by_rank_then_activity_then_popularity() -> None:
     problem, found = varied_problem(), compared()
-    stratum_of: dict[tuple[int, int], int] = {}
+    ranges: dict[int, set[tuple[int, int, int]]] = {}
     for judged in (found.reference, *found.forgotten):
         for classes, stratum in zip(classes_of(judged.pairs, problem), judged.strata.tolist(), strict=True):
-            assert stratum_of.setdefault(classes, stratum) == stratum
-    ranges: dict[int, list[tuple[int, int]]] = {}
-    for classes, stratum in stratum_of.items():
-        ranges.setdefault(stratum, []).append(classes)
-    activities = sorted({tuple(sorted({activity for activity, _ in of})) for of in ranges.values()})
-    assert len(activities) > 1
-    assert all(left[-1] < right[0] for left, right in pairwise(activities))
-    for group in activities:
-        parts = sorted(sorted({p for _, p in of}) for of in ranges.values() if of[0][0] in group)
-        assert all(left[-1] < right[0] for left, right in pairwise(parts))
-    assert any(len([s for s, of in ranges.items() if of[0][0] in group]) > 1 for group in activities)
+            ranges.setdefault(stratum, set()).add(classes)
+    ordered = [sorted(ranges[stratum]) for stratum in sorted(ranges)]
+    assert all(left[-1] < right[0] for left, right in pairwise(ordered))  # no class in two strata either
+    for part in range(3):
+        assert len({classes[0][part] for classes in ordered}) > 1
 
 
 def test_a_world_with_few_references_is_one_stratum() -> None:

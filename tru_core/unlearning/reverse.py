@@ -7,11 +7,10 @@ What is to be forgotten leaves its mark in two places, and each has its matched 
 - in the table of items, or in the modules that make their vectors: items that only the forgotten brought together
   should be as alike as items that nobody had together (:mod:`.likeness`).
 
-Both ends count, so both losses draw from either side, and each is left out while its statistic is settled. A step adds
-their gradient, after the gate (Eq. 3), the branch scale (Eq. 4) and the module mask (Eqs. 5-6), to that of the training
-loss on retained pairs around what is touched. The sum goes through one Adam: with repair, a scale is then a weight
-against it, which Adam cannot divide out. Of tables only touched rows move; Adam's memory is short, because the targets
-move from step to step.
+Both ends count, so both losses draw from either side. A step adds their gradient, after the gate (Eq. 3), the branch
+scale (Eq. 4) and the module mask (Eqs. 5-6), to that of the training loss on retained pairs around what is touched.
+The sum goes through one Adam: with repair, a scale is then a weight against it, which Adam cannot divide out. Of
+tables only touched rows move; Adam's memory is short, because the targets move from step to step.
 """
 
 import itertools
@@ -95,10 +94,10 @@ class _Task:
 
     Attributes:
         batch: Retained pairs for repair; None for a step without.
-        forgotten: The forgotten pairs of the step's slice of users; None where they are settled.
+        forgotten: The forgotten pairs of the step's slice of users; None where there is none.
         reference: Margins of the held-out pairs.
         pairs: The step's own pairs of items: with the same ones again and again their likeness alone is unlearned.
-            None where they are settled.
+            None where there is none.
         held_out: That of :class:`Reverse`.
         rows: Which rows of each table may move, bool [row].
     """
@@ -133,10 +132,12 @@ def _make_task(
         elif axis == "item":
             may_move[torch.from_numpy(_rows_of(pairs))] = True
         rows[table] = may_move
-    slices = reverse.never_seen.forgotten
+    judged = reverse.never_seen
     return _Task(
         batch=batch,
-        forgotten=slices[number % len(slices)] if "forget" in work else None,
+        forgotten=judged.forgotten[number % len(judged.forgotten)]
+        if judged.num_forgotten and "forget" in work
+        else None,
         reference=look.reference,
         pairs=pairs,
         held_out=reverse.held_out,

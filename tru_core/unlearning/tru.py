@@ -5,8 +5,7 @@
    rows of items, as far as these lost their users (``replace_items``).
 3. Steps of reverse (:mod:`.reverse`), in rounds, until the stop rule: forgotten pairs rank as never-seen pairs do, and
    items that only the forgotten brought together are as alike as items that nobody had together. Neither above nor
-   below: both tell. A round works on what is not settled; one that costs held-out recall more than
-   ``max_quality_loss`` is taken back and is the last.
+   below: both tell. A round that costs held-out recall more than ``max_quality_loss`` is taken back and is the last.
 
 The cost follows the request: only touched rows move, and where the first two parts are enough no step is taken. Where a
 backbone has no table of items (MIG-GT), shared modules hold what was together, and they move. The paper

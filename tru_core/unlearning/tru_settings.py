@@ -62,7 +62,8 @@ class TRUSettings(Settings):
             the branch scales and the mask are about. 0 holds it still. Left out: 0 where a backbone has a table of
             items, which remembers what was together (measured, moving the rest gains nothing there), and 1e-3 where
             nothing but shared modules makes items' vectors.
-        tolerance: A statistic is settled within this of 0.5, or within what chance gives for so few pairs, and where
+        tolerance: A statistic is settled within this of 0.5 (forgotten pairs: half as much again, see
+            :mod:`tru_core.unlearning.stop_rule`), or within what chance gives for so few pairs, and where
             the removal of rows left it lower, down to there. Stop once both are.
 
     Algorithm 1:

@@ -131,7 +131,8 @@ class CompareMethod(Settings):
     Attributes:
         name: One of the methods in ``tru_core.unlearning.methods``.
         label: What tables call it; the method's title where left out.
-        settings: The method's settings by name; those of ``tru`` are on top of the job's ``unlearn``.
+        settings: The method's settings by name; those of ``tru`` are on top of the job's ``unlearn``, whose ``seed`` is
+            the run's own, as every method's draws are, unless it stands here.
     """
 
     name: str
@@ -151,16 +152,17 @@ class CompareMethod(Settings):
     def title(self) -> str:
         return self.label or METHODS[self.name].title
 
-    def parsed(self, unlearn: TRUSettings) -> Settings:
+    def parsed(self, unlearn: TRUSettings, *, seed: int) -> Settings:
         """The settings as the method's own type.
 
         Args:
             unlearn: The job's settings of TRU.
+            seed: The run's.
 
         Raises:
             ConfigError: If there is no such setting, or it cannot have that value.
         """
-        base = unlearn.model_dump() if METHODS[self.name].settings_type is TRUSettings else {}
+        base = unlearn.model_dump() | {"seed": seed} if METHODS[self.name].settings_type is TRUSettings else {}
         where = f"compare.methods: {self.title}: settings"
         return parse(METHODS[self.name].settings_type, base | self.settings, where=where)
 

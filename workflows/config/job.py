@@ -103,7 +103,7 @@ class JobConfig(Settings):
         for backbone in self.compare.backbones:
             backbone.fit_settings(self.fit)
         for method in self.compare.methods:
-            method.parsed(self.unlearn)
+            method.parsed(self.unlearn, seed=self.fit.seed)
         self.delete.stronger_settings(self.unlearn)
         self.audit.shadow_settings(self.fit)
         for candidate in self.audit.candidates:

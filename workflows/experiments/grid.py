@@ -86,11 +86,11 @@ def compared_methods(job: JobConfig) -> list[CompareMethod]:
     return methods
 
 
-def _compared_stages(methods: list[CompareMethod], unlearn: TRUSettings) -> list[tuple[str, Stage]]:
-    """A labelled stage for each row but Retrain's, named by method and settings."""
+def _compared_stages(methods: list[CompareMethod], unlearn: TRUSettings, *, seed: int) -> list[tuple[str, Stage]]:
+    """A labelled stage of a seed's runs for each row but Retrain's, named by method and settings."""
     stages = [(ORIGINAL, Stage(name="original", kind="original"))]
     for method in methods:
-        settings = method.parsed(unlearn).model_dump(mode="json")
+        settings = method.parsed(unlearn, seed=seed).model_dump(mode="json")
         digest = sha256_hex(canonical_json(settings, where=method.title))[:16]
         stage = Stage(name=f"{method.name}-{digest}", kind="method", method=method.name, settings=settings)
         stages.append((method.title, stage))
@@ -127,12 +127,12 @@ def list_grid(job: JobConfig, snapshot: FileEntry) -> Grid:
     """
     asked = job.compare
     methods = compared_methods(job)
-    rows = _compared_stages(methods, job.unlearn)
     only_retrains = bool(asked.band_seeds) and not (asked.seeds or methods)
     seeds = asked.seeds or ([] if only_retrains else [job.fit.seed])
     with_band = [*seeds, *(seed for seed in asked.band_seeds if seed not in seeds)]
     if asked.band and len(with_band) == 1:
         with_band.append(with_band[0] + 1)
+    stages = {seed: _compared_stages(methods, job.unlearn, seed=seed) for seed in seeds}
     own = CompareBackbone(name=job.backbone.name, settings=job.backbone.settings)
     trainings: list[GridRun] = []
     runs: list[GridRun] = []
@@ -147,7 +147,9 @@ def list_grid(job: JobConfig, snapshot: FileEntry) -> Grid:
         trainings += trained.values()
         for forget in asked.forget or [job.forget]:
             asks = {seed: jobs[seed].model_copy(update={"forget": forget}) for seed in with_band}
-            runs += [measured_run(trained[seed], asks[seed], title, snapshot, row) for row in rows for seed in seeds]
+            for row in zip(*stages.values(), strict=True):
+                of_seed = zip(seeds, row, strict=True)
+                runs += [measured_run(trained[seed], asks[seed], title, snapshot, stage) for seed, stage in of_seed]
             for seed in with_band if asked.retrain else []:
                 training = trained.get(seed)
                 runs.append(measured_run(training, asks[seed], title, snapshot, (RETRAIN, retrain_stage(training))))

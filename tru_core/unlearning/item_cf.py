@@ -1,0 +1,56 @@
+"""Where plain item-based collaborative filtering ranks an item for a user: what the retained graph tells by itself.
+
+Score of user u and item i is ``(R R^T R)[u, i]``, R the normalised adjacency of what is retained: i is near where users
+who have items of u have it too. Nothing is trained, so no forgotten pair is in it, and two pairs that it ranks alike
+are alike in how well anybody could have guessed them.
+"""
+
+import numpy as np
+import torch
+
+from tru_core.graph import Graph, items_from_users, users_from_items
+from tru_core.interactions import IntArray, Pairs
+from tru_core.ranking import mask_scores
+
+_BLOCK_USERS = 256
+_ALIKE = 1e-4
+"""Scores that differ by less than this share are a tie, whatever the order in which workers' parts were added."""
+
+
+def item_cf_ranks(graph: Graph, pairs: Pairs, masked: Pairs) -> IntArray:
+    """Count, for each pair of this worker, the items that item-based collaborative filtering puts above it.
+
+    Every worker must call it, with pairs or without. Three propagations for every 256 users that are asked about.
+
+    Args:
+        graph: Of what is retained.
+        pairs: User positions and items; no pair of the graph.
+        masked: Pairs that are not counted: what the users retain.
+
+    Returns:
+        int64 [pair], 0 for the first place. Items that score alike (ties are many) do not count as above.
+    """
+    asked, which = np.unique(pairs.users, return_inverse=True)
+    lengths = [int(part[0]) for part in graph.collective.all_gather(torch.tensor([len(asked)]))]
+    first = sum(lengths[: graph.collective.rank])
+    ranks = np.zeros(len(pairs), dtype=np.int64)
+    with torch.no_grad():
+        for start in range(0, sum(lengths), _BLOCK_USERS):
+            width = min(_BLOCK_USERS, sum(lengths) - start)
+            own = np.arange(len(asked))[max(0, start - first) : max(0, start + width - first)]
+            columns = torch.from_numpy(own + first - start)
+            chosen = torch.zeros(len(graph.user_rows), width, dtype=graph.user_item.forward.dtype)
+            chosen[torch.from_numpy(asked[own]), columns] = 1.0
+            near = users_from_items(graph, items_from_users(graph, chosen))
+            scores = items_from_users(graph, near)[:, columns].T.contiguous()
+            here = np.flatnonzero(np.isin(which, own))
+            rows, items = torch.from_numpy(np.searchsorted(own, which[here])), torch.from_numpy(pairs.items[here])
+            limits = scores[rows, items] * (1.0 + _ALIKE)
+            if len(own):
+                mask_scores(scores, asked[own], masked)
+            above = [
+                (scores[row] > limit[:, None]).sum(dim=1)
+                for row, limit in zip(rows.split(_BLOCK_USERS), limits.split(_BLOCK_USERS), strict=True)
+            ]
+            ranks[here] = torch.cat(above).numpy() if above else ranks[here]
+    return ranks
