@@ -104,6 +104,8 @@ def measure(call: Measuring, work: Sequence[tuple[Cell, int]]) -> int:
             if call.deadline is not None and time.monotonic() >= call.deadline:
                 return num_missing(call, work)
             say(f"{cell.title}, seed {seed}: {', '.join(labels)}")
+            if call.side_by_side:
+                _run_ahead(call, cell, labels, [later for other, later in work if other == cell])
             _measure_piece(call, cell, seed, labels)
         _measure_spread(call, cell)
     return num_missing(call, work)
@@ -112,6 +114,18 @@ def measure(call: Measuring, work: Sequence[tuple[Cell, int]]) -> int:
 def num_missing(call: Measuring, work: Sequence[tuple[Cell, int]]) -> int:
     """How many of the rows asked for are not there."""
     return sum(len(missing_labels(call, cell, seed)) for cell, seed in work)
+
+
+def _run_ahead(call: Measuring, cell: Cell, labels: Sequence[str], seeds: Sequence[int]) -> None:
+    """Run the same missing rows of all of a cell's seeds side by side; each seed's piece then finds them in the store.
+
+    A single row of a single seed would leave all cores but one idle, for minutes where it is a Retrain.
+    """
+    alike = [seed for seed in seeds if missing_labels(call, cell, seed) == labels]
+    if len(alike) > 1:
+        methods = [method for method in cell.all_methods if method.title in labels]
+        with_retrain = RETRAIN in labels or not call.without_retrain
+        call.runner.compare(call.job(cell, alike, methods, side_by_side=True, retrain=with_retrain))
 
 
 def _measure_piece(call: Measuring, cell: Cell, seed: int, labels: Sequence[str]) -> None:

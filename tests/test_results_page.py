@@ -169,6 +169,15 @@ def test_how_often_a_retrain_itself_passes_is_said_beside_how_often_tru_does(tmp
     assert "a Retrain itself passes on everything in 1 of 3 tries." in page
 
 
+def test_at_a_glance_every_judged_cell_has_a_line_with_what_does_not_pass_in_bold(tmp_path: Path) -> None:
+    put_retrains(tmp_path)
+    put(tmp_path, "Retrain", (0.11, 0.07, 0.53), seed=2)
+    put(tmp_path, "TRU", FORGETS_TOO_LITTLE, seconds=5.0)
+    page = render(tmp_path, [CELL, replace(CELL, backbone="mig_gt")])
+    lines = [line for line in page.split("## How to read it")[0].splitlines() if line.startswith("| tiktok")]
+    assert lines == ["| tiktok · MGCN · user 5 % | 0.1100 = | **0.3000 >** | 0.5300 = | 1 of 3 | 20.0x |"]
+
+
 def test_how_far_tru_goes_from_the_original_to_retrain_is_a_share_of_that_way(tmp_path: Path) -> None:
     put_retrains(tmp_path)
     put(tmp_path, "Original", (0.11, 0.87, 0.73))
@@ -518,6 +527,25 @@ def test_a_fast_pass_runs_all_at_once_and_says_so_in_every_row(tmp_path: Path) -
     sheet = read_sheet(CELL.path(tmp_path, 0))
     assert sheet is not None
     assert all(row["measured"]["side_by_side"] for row in sheet["rows"].values())
+
+
+def test_a_fast_pass_runs_the_same_rows_of_all_seeds_of_a_cell_at_once_and_each_once(tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+    runs = FakeRuns()
+    call = call_of(runs, tmp_path, side_by_side=True, words=["retrain"])
+
+    def compare(job: JobConfig) -> dict[str, Any]:
+        asked.append([*job.compare.seeds, *job.compare.band_seeds])
+        return runs.compare(job)
+
+    cell = replace(CELL, band_seeds=(3, 4))
+    measure(replace(call, runner=replace(call.runner, compare=compare)), work_list([cell], [2, 3, 4]))
+    assert asked[0] == [2, 3, 4]
+    assert sorted(run for run in runs.ran if run[0] == "Retrain") == [("Retrain", seed) for seed in (2, 3, 4)]
+    for seed in (2, 3, 4):
+        sheet = read_sheet(cell.path(tmp_path, seed))
+        assert sheet is not None
+        assert sheet["rows"]["Retrain"]["figures"]["seconds"] == 2.0 + seed
 
 
 def test_a_fresh_figure_stands_beside_that_of_the_same_seed_on_the_page(tmp_path: Path) -> None:
