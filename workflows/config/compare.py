@@ -191,8 +191,8 @@ class CompareConfig(Settings):
         forget: Forget sets; where empty, the job's own.
         methods: Rows besides Original and Retrain.
         ablations: Add the rows of TRU without each of its parts.
-        seeds: Seeds of Original, Retrain and what a method trains; where empty, the job's ``fit.seed``. A method's
-            own draws follow the ``seed`` in its settings, who is forgotten that of the forget set.
+        seeds: Seeds of Original, Retrain and all that a method trains or draws; where empty, the job's ``fit.seed``.
+            Who is forgotten follows the seed of the forget set.
         band: Where there is one seed, run a second Retrain with the next one: two span the band that says which
             differences mean anything.
         band_seeds: Seeds of further Retrains, beside those of ``seeds`` and of no other row, for a surer band: of
