@@ -13,6 +13,8 @@ from tru_core.interactions import IntArray, Pairs
 from tru_core.ranking import mask_scores
 
 _BLOCK_USERS = 256
+_BLOCK_CELLS = 2**26
+"""Numbers of one block on a worker with many users or items: fewer users are asked about at a time."""
 _ALIKE = 1e-4
 """Scores that differ by less than this share are a tie, whatever the order in which workers' parts were added."""
 
@@ -20,7 +22,7 @@ _ALIKE = 1e-4
 def item_cf_ranks(graph: Graph, pairs: Pairs, masked: Pairs) -> IntArray:
     """Count, for each pair of this worker, the items that item-based collaborative filtering puts above it.
 
-    Every worker must call it, with pairs or without. Three propagations for every 256 users that are asked about.
+    Every worker must call it, with pairs or without. Three propagations for every 256 users that are asked about, fewer where tables are long.
 
     Args:
         graph: Of what is retained.
@@ -31,12 +33,13 @@ def item_cf_ranks(graph: Graph, pairs: Pairs, masked: Pairs) -> IntArray:
         int64 [pair], 0 for the first place. Items that score alike (ties are many) do not count as above.
     """
     asked, which = np.unique(pairs.users, return_inverse=True)
-    lengths = [int(part[0]) for part in graph.collective.all_gather(torch.tensor([len(asked)]))]
-    first = sum(lengths[: graph.collective.rank])
+    parts = torch.stack(graph.collective.all_gather(torch.tensor([len(asked), len(graph.user_rows)])))
+    total, first = int(parts[:, 0].sum()), int(parts[: graph.collective.rank, 0].sum())
+    block = min(_BLOCK_USERS, _BLOCK_CELLS // max(int(parts[:, 1].max()), len(graph.item_degrees)) + 1)
     ranks = np.zeros(len(pairs), dtype=np.int64)
     with torch.no_grad():
-        for start in range(0, sum(lengths), _BLOCK_USERS):
-            width = min(_BLOCK_USERS, sum(lengths) - start)
+        for start in range(0, total, block):
+            width = min(block, total - start)
             own = np.arange(len(asked))[max(0, start - first) : max(0, start + width - first)]
             columns = torch.from_numpy(own + first - start)
             chosen = torch.zeros(len(graph.user_rows), width, dtype=graph.user_item.forward.dtype)
@@ -50,7 +53,7 @@ def item_cf_ranks(graph: Graph, pairs: Pairs, masked: Pairs) -> IntArray:
                 mask_scores(scores, asked[own], masked)
             above = [
                 (scores[row] > limit[:, None]).sum(dim=1)
-                for row, limit in zip(rows.split(_BLOCK_USERS), limits.split(_BLOCK_USERS), strict=True)
+                for row, limit in zip(rows.split(block), limits.split(block), strict=True)
             ]
             ranks[here] = torch.cat(above).numpy() if above else ranks[here]
     return ranks
