@@ -22,7 +22,8 @@ _ALIKE = 1e-4
 def item_cf_ranks(graph: Graph, pairs: Pairs, masked: Pairs) -> IntArray:
     """Count, for each pair of this worker, the items that item-based collaborative filtering puts above it.
 
-    Every worker must call it, with pairs or without. Three propagations for every 256 users that are asked about, fewer where tables are long.
+    Every worker must call it, with pairs or without. Three propagations for every 256 users that are asked about; for
+    fewer users where tables are long.
 
     Args:
         graph: Of what is retained.
