@@ -174,7 +174,7 @@ def test_all_held_out_pairs_are_references_where_they_are_few_and_some_where_the
     problem = varied_problem()
     users = asked_users(problem)
     assert keys_of(compared().reference.pairs) == keys_of(problem.valid)
-    monkeypatch.setattr(never_seen, "MAX_REFERENCES", 200)
+    monkeypatch.setattr(never_seen, "MAX_REFERENCE_USERS", 100)
     drawn = [set(keys_of(compare_with_never_seen(problem, users, seed=s).reference.pairs)) for s in (7, 8)]
     assert all(150 < len(pairs) < 250 and pairs < set(keys_of(problem.valid)) for pairs in drawn)
     assert drawn[0] != drawn[1]
@@ -309,7 +309,7 @@ def by_pair(problem: Problem, collective: Collective) -> tuple[list[Table], int]
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_several_workers_compare_the_same_pairs_as_one(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(never_seen, "MAX_USERS_AT_ONCE", 40)
-    monkeypatch.setattr(never_seen, "MAX_REFERENCES", 400)
+    monkeypatch.setattr(never_seen, "MAX_REFERENCE_USERS", 200)
     world, parts = varied_world(), shards_of(varied_world(), world_size)
     alone = by_pair(varied_problem(), ALONE)
 

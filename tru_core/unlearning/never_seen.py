@@ -25,7 +25,7 @@ from tru_core.unlearning.problem import Problem
 
 LIST_LENGTH = 20
 MIN_REFERENCES = 30
-MAX_REFERENCES = 4_000
+MAX_REFERENCE_USERS = 4_000
 MAX_USERS_AT_ONCE = 1_024
 _RANKS = (20, 200)
 _ACTIVITY = (2, 4, 16, 64)
@@ -52,7 +52,7 @@ class NeverSeen:
 
     Attributes:
         forgotten: In slices by user, over all workers about ``MAX_USERS_AT_ONCE`` users in each.
-        reference: Validation pairs, at most about ``MAX_REFERENCES`` over all workers.
+        reference: The validation pairs of at most about ``MAX_REFERENCE_USERS`` users over all workers.
         num_forgotten: Pairs in all slices on all workers.
     """
 
@@ -77,14 +77,14 @@ def compare_with_never_seen(problem: Problem, users: IntArray, *, seed: int) -> 
 
     Args:
         users: int64, ascending positions of users who stay and keep at least one pair.
-        seed: Decides which validation pairs are taken where there are too many.
+        seed: Decides whose validation pairs are taken where too many have some.
     """
     shard, retain, collective = problem.shard, problem.retain, problem.graph_without.collective
     activity = np.searchsorted(_ACTIVITY, np.bincount(retain.users, minlength=len(shard.user_rows)), "right")
     popularity = np.log2(item_degrees(retain, collective) + 1.0).astype(np.int64)
-    total = int(collective.all_sum(torch.tensor([len(problem.valid)]))[0])
+    total = int(collective.all_sum(torch.tensor([len(np.unique(problem.valid.users))]))[0])
     rows = shard.user_rows[problem.valid.users]
-    drawn = hash_uniform(seed, text_key("reference"), rows, problem.valid.items) * max(total, 1) < MAX_REFERENCES
+    drawn = hash_uniform(seed, text_key("reference"), rows) * max(total, 1) < MAX_REFERENCE_USERS
     reference = select(problem.valid, drawn)
     # A deleted item has a fresh row and no edge: nobody is recommended it, and nothing compares with it.
     of_users = np.isin(problem.forget.users, users) & ~np.isin(problem.forget.items, problem.request.items)
