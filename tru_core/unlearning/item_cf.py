@@ -56,5 +56,5 @@ def item_cf_ranks(graph: Graph, pairs: Pairs, masked: Pairs) -> IntArray:
                 (scores[row] > limit[:, None]).sum(dim=1)
                 for row, limit in zip(rows.split(block), limits.split(block), strict=True)
             ]
-            ranks[here] = torch.cat(above).numpy() if above else ranks[here]
+            ranks[here] = torch.cat(above).numpy()
     return ranks
