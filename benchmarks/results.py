@@ -1,6 +1,7 @@
 """How near to Retrain does each method come, at what cost, on which backbone and forget set? Writes docs/results.md.
 
     python benchmarks/results.py --data ../shared/data --store store/results --minutes 60
+    python benchmarks/results.py --speed --data ../shared/data --store store/results --minutes 60
     python benchmarks/results.py --page
     python benchmarks/results.py --quick --data ../shared/data
 
@@ -21,7 +22,17 @@ from pathlib import Path
 from machine import REPOSITORY, describe_machine
 from results_measure import Measuring, drop_rows, measure, num_missing, ray_runner, say, work_list
 from results_page import compared_with_page, render
-from results_plan import CELLS, CHEAP_METHODS, Cell, chosen_cells, data_digest, known_words
+from results_plan import (
+    ALONE,
+    CELLS,
+    CHEAP_METHODS,
+    SPEED_GROUPS,
+    SPEED_WORDS,
+    Cell,
+    chosen_cells,
+    data_digest,
+    known_words,
+)
 
 from tru_core.errors import ConfigError, TruError
 
@@ -76,11 +87,16 @@ def main(cells: Sequence[Cell] = CELLS) -> int:
         help="train no Retrain for other rows: no distance where none is there",
     )
     parser.add_argument("--quick", action="store_true", help="two cells, one seed, cheap methods, beside the page")
+    parser.add_argument(
+        "--speed", action="store_true", help="cheap methods of seed 0 one after the other, for the page's speed-ups"
+    )
     parser.add_argument("--page", action="store_true", help="only render the page from the rows that are there")
     parser.add_argument("--rows", type=Path, default=ROWS_FOLDER, help="folder of the measured rows")
     parser.add_argument("--out", type=Path, default=PAGE, help="the page's file")
     arguments = parser.parse_args()
     try:
+        if arguments.speed and arguments.side_by_side:
+            raise ConfigError("--speed runs one row after the other: leave out --side-by-side. Nothing was started.")
         if unknown := set(arguments.methods) - known_words(cells):
             raise ConfigError(
                 f"--methods: {', '.join(sorted(unknown))} unknown: {', '.join(sorted(known_words(cells)))}"
@@ -96,7 +112,11 @@ def _main(arguments: argparse.Namespace, cells: Sequence[Cell]) -> int:
         write_page(arguments.rows, arguments.out, cells)
         return 0
     asked = chosen_cells(cells, QUICK_CELLS if arguments.quick else arguments.only)
-    work = work_list(asked, arguments.seeds)
+    folder, seeds, words = arguments.rows, arguments.seeds, arguments.methods
+    if arguments.speed:
+        asked = [cell for cell in asked if cell.group in SPEED_GROUPS]
+        folder, seeds, words = folder / ALONE, seeds or [0], words or SPEED_WORDS
+    work = work_list(asked, seeds)
     sources = {name: arguments.data / name for name in sorted({cell.data for cell in asked})}
     # Results of runs side by side must not come to stand for runs alone, nor old ones for a quick look: a store each.
     part = "quick" if arguments.quick else "side-by-side" if arguments.side_by_side else "alone"
@@ -106,12 +126,12 @@ def _main(arguments: argparse.Namespace, cells: Sequence[Cell]) -> int:
     del machine["load"], machine["is_modified"]
     call = Measuring(
         runner=ray_runner(sources, storage),
-        folder=arguments.rows,
+        folder=folder,
         storage=storage,
         data={name: data_digest(folder) for name, folder in sources.items()},
         machine=machine,
         code=code,
-        words=arguments.methods,
+        words=words,
         side_by_side=arguments.side_by_side,
         without_retrain=arguments.without_retrain,
     )

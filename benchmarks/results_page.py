@@ -40,7 +40,7 @@ Written by `python benchmarks/results.py`; every figure and every sentence on th
 """
 GLANCE = """TRU against the band of Retrains: `=` inside it, `<` below, `>` above; what does not pass is **bold**.
 Retained Recall@20 passes above the band too. *Retrain* says how often a Retrain itself passes on all three against the
-band of the other seeds; *speed-up* is over Retrain, of runs that had the machine to themselves.
+band of the other seeds; *speed-up* is over Retrain, of runs one after the other in the same job.
 """
 READING = """## How to read it
 
@@ -209,7 +209,8 @@ def _how(blocks: Sequence[Block]) -> list[str]:
     if not rows:
         return []
     days = sorted(row["measured"]["at"][:10] for row in rows)
-    loads = [row["measured"]["load"] for row in rows if not row["measured"]["side_by_side"]]
+    alone = [row for block in blocks for found in block.alone.values() for row in found.values()]
+    loads = sorted(f"{row['measured']['load']:.1f}" for row in alone)
     commits = sorted({f"{row['measured']['commit'][:7]}{'+' * row['measured']['is_modified']}" for row in rows})
     machines = {
         f"- {machine['cores']} core{'s' * (machine['cores'] != 1)} of {machine['processor']}, "
@@ -218,21 +219,22 @@ def _how(blocks: Sequence[Block]) -> list[str]:
         f"{', '.join(f'{name} {version}' for name, version in machine['versions'].items())}"
         for machine in (row["machine"] for row in rows)
     }
-    num_aside = sum(row["measured"]["side_by_side"] for row in rows)
+    spoken = ""
+    if loads:
+        spoken = f"Speed-ups are of {len(alone)} runs one after the other, at a load of {loads[0]} to {loads[-1]}. "
     lines = [
         "## How it was run",
         "",
         "```bash",
         "python benchmarks/results.py --data ../shared/data --minutes 60    # again, until nothing is missing",
+        "python benchmarks/results.py --data ../shared/data --speed    # speed-ups: cheap rows alone",
         "python benchmarks/results.py --quick --data ../shared/data    # two cells, one seed, beside this page",
         "```",
         "",
         _wrapped(
             f"{len(rows)} rows, {days[0]} to {days[-1]}, one worker of one thread; seconds "
-            "are those of training and unlearning alone, validation included. "
-            + (f"The machine's load when a row began: {min(loads):.1f} to {max(loads):.1f}. " if loads else "")
-            + f"Rows run one after the other: {len(rows) - num_aside}; side by side with others, their seconds in "
-            f"parentheses and in no speed-up: {num_aside}. "
+            "are those of training and unlearning, validation included. "
+            f"{spoken}Seconds in parentheses are of runs side by side with others, and in no speed-up. "
             f"Commits (+: with changes not committed): {', '.join(commits)}."
         ),
         "",

@@ -79,6 +79,10 @@ MAIN_METHODS = (*OTHERS, TRU, LITERAL)
 FEW_METHODS = (*(method for method in OTHERS if method.name in ("edge_deletion", "row_reset", "row_refit")), TRU)
 CHEAP_NAMES = ("edge_deletion", "row_reset", "row_refit", "gradient_ascent", "multi_delete")
 CHEAP_METHODS = (*(method for method in OTHERS if method.name in CHEAP_NAMES), TRU)
+ALONE = "alone"
+"""The folder, beside the rows, of those that were measured for their seconds: one after the other, in one seed."""
+SPEED_GROUPS: tuple[Group, ...] = ("main", "shares")
+SPEED_WORDS = ("original", "retrain", *CHEAP_NAMES, "tru")
 ABLATION_METHODS = tuple(
     CompareMethod(name="tru", label=label, settings=changes)
     for label, changes in ABLATIONS.items()

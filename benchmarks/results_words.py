@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from results_plan import ABLATION_METHODS, LITERAL, TRU, Cell
+from results_plan import ABLATION_METHODS, ALONE, LITERAL, TRU, Cell
 from results_rows import Record, read_sheet, valid_rows
 
 from tru_core.errors import ConfigError
@@ -24,11 +24,13 @@ class Block:
 
     Attributes:
         records: By seed, by the row's label.
+        alone: The rows that ran one after the other, whose seconds can be compared; by seed, by label.
         rows: Summaries by label, over the seeds that have figures.
     """
 
     cell: Cell
     records: dict[int, dict[str, Record]]
+    alone: dict[int, dict[str, Record]]
     rows: dict[str, SummaryRow]
 
     def measured(self, label: str) -> list[Record]:
@@ -43,30 +45,48 @@ def read_blocks(folder: Path, cells: Sequence[Cell]) -> list[Block]:
     Raises:
         ConfigError: If rows of one data set were measured on different data.
     """
-    blocks, digests = [], {}
+    blocks: list[Block] = []
+    digests: dict[str, tuple[str, Path]] = {}
     for cell in cells:
-        records = {}
-        for seed in cell.retrain_seeds:
-            path = cell.path(folder, seed)
-            if (sheet := read_sheet(path)) is None:
-                continue
-            first = digests.setdefault(cell.data, (sheet["data_digest"], path))
-            if first[0] != sheet["data_digest"]:
-                raise ConfigError(
-                    f"{first[1].name} and {path.name} were measured on different data called {cell.data}. No page was "
-                    "written. Delete the files of the older data, or measure them again with --data."
-                )
-            machines = sheet["machines"]
-            records[seed] = {
-                label: row | {"machine": machines[row["measured"]["machine"]]}
-                for label, row in valid_rows(sheet, cell, seed).items()
-            }
-        blocks.append(Block(cell, records, _summaries(cell, records)))
+        records, timed = (_read_records(cell, place, digests) for place in (folder, folder / ALONE))
+        alone = {
+            seed: {label: row for label, row in rows.items() if not row["measured"]["side_by_side"]}
+            | timed.get(seed, {})
+            for seed, rows in records.items()
+        }
+        blocks.append(Block(cell, records, alone, _summaries(cell, records, alone)))
     return blocks
 
 
-def _summaries(cell: Cell, records: Mapping[int, Mapping[str, Record]]) -> dict[str, SummaryRow]:
-    """Summaries by label. Seconds of runs side by side are left out; a speed-up is of one store and one seed."""
+def _read_records(cell: Cell, folder: Path, digests: dict[str, tuple[str, Path]]) -> dict[int, dict[str, Record]]:
+    """Read a cell's rows by seed, each with its machine.
+
+    Args:
+        digests: The digest of each data set and the file where it was first seen; filled.
+    """
+    records = {}
+    for seed in cell.retrain_seeds:
+        path = cell.path(folder, seed)
+        if (sheet := read_sheet(path)) is None:
+            continue
+        first = digests.setdefault(cell.data, (sheet["data_digest"], path))
+        if first[0] != sheet["data_digest"]:
+            raise ConfigError(
+                f"{first[1].name} and {path.name} were measured on different data called {cell.data}. No page was "
+                "written. Delete the files of the older data, or measure them again with --data."
+            )
+        machines = sheet["machines"]
+        records[seed] = {
+            label: row | {"machine": machines[row["measured"]["machine"]]}
+            for label, row in valid_rows(sheet, cell, seed).items()
+        }
+    return records
+
+
+def _summaries(
+    cell: Cell, records: Mapping[int, Mapping[str, Record]], alone: Mapping[int, Mapping[str, Record]]
+) -> dict[str, SummaryRow]:
+    """Summaries by label. Seconds are those of runs alone; a speed-up is of one store and one seed."""
     runs, ratios = [], {}
     for label in cell.labels:
         for seed, rows in records.items():
@@ -76,10 +96,12 @@ def _summaries(cell: Cell, records: Mapping[int, Mapping[str, Record]]) -> dict[
             figures = dict(row["figures"])
             if "residue" in row["details"]:
                 figures |= flat_residue(row["details"]["residue"])
-            if row["measured"]["side_by_side"]:
-                del figures["seconds"]
-            elif label != ORIGINAL and figures["seconds"] > 0:
-                ratios.setdefault(label, []).append(row["retrain_seconds"] / figures["seconds"])
+            del figures["seconds"]
+            timed = alone[seed].get(label, {})
+            if "figures" in timed:
+                figures["seconds"] = timed["figures"]["seconds"]
+                if label != ORIGINAL and figures["seconds"] > 0:
+                    ratios.setdefault(label, []).append(timed["retrain_seconds"] / figures["seconds"])
             runs.append(RunFigures(cell.data, cell.title, label, seed, figures))
     found = {row.method: row for row in summarise(runs, reference=RETRAIN)}
     for label, row in found.items():

@@ -11,6 +11,7 @@ from results_ablations import ablation_lines
 from results_measure import Measuring, Runner, drop_rows, drop_run, measure, work_list
 from results_page import compared_with_page, render
 from results_plan import (
+    ALONE,
     CELLS,
     FEW_METHODS,
     LITERAL,
@@ -214,6 +215,22 @@ def test_seconds_of_runs_side_by_side_stand_in_parentheses_and_in_no_comparison(
     assert "Costs are not compared, TRU was run side by side with others" in words(tmp_path)
     assert "its speed-up is not known" in words(tmp_path)
     assert "In 0 of the 0 of them where its seconds can be compared" in render(tmp_path, [CELL]).replace("\n", " ")
+
+
+def test_seconds_and_speed_up_are_those_of_rows_run_alone_and_figures_those_of_all_seeds(tmp_path: Path) -> None:
+    put_retrains(tmp_path)
+    for seed, recall in ((0, 0.11), (1, 0.13)):
+        put(tmp_path, "TRU", (recall, 0.07, 0.53), seed, seconds=9.0, side_by_side=True)
+        put(tmp_path, "RowReset", (recall, 0.07, 0.53), seed, seconds=9.0, side_by_side=True)
+    put(tmp_path / ALONE, "TRU", (0.0, 0.0, 0.0), seconds=4.0)
+    tru = read_blocks(tmp_path, [CELL])[0].rows["TRU"]
+    assert [tru.figures[name].mean for name in ("test_recall20", "seconds", "speedup")] == [0.12, 4.0, 25.0]
+    assert "1/25.0 of Retrain's seconds in the one seed that was run alone" in words(tmp_path)
+    assert as_good_for_less(read_blocks(tmp_path, [CELL])[0].rows) == []  # what RowReset costs alone is not known
+    put(tmp_path / ALONE, "RowReset", (0.0, 0.0, 0.0), seconds=1.0)
+    assert as_good_for_less(read_blocks(tmp_path, [CELL])[0].rows) == ["RowReset"]
+    page = render(tmp_path, [CELL]).replace("\n", " ")
+    assert "Speed-ups are of 4 runs one after the other, at a load of 1.0 to 1.0." in page
 
 
 def test_a_method_that_passes_where_tru_fails_is_named_though_no_cost_is_known(tmp_path: Path) -> None:
