@@ -68,6 +68,7 @@ def test_the_example_keeps_the_contract(part: Part) -> None:
         claim("vbpr", {}, part)
     contract.test_each_branch_gives_vectors_of_all_users_and_items("vbpr", part)
     contract.test_fresh_rows_follow_from_seed_table_and_row("vbpr", part)
+    contract.test_training_leaves_users_without_a_pair_where_unseen_rows_are("vbpr", part)
     contract.test_settings_of_something_else_are_refused("vbpr", part)
     for world_size in (1, 2, 4):
         contract.test_tables_have_a_row_for_each_user_or_item_held("vbpr", {}, world_size)

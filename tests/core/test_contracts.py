@@ -15,12 +15,13 @@ from tests.worlds import Part, backbone_inputs, checkerboard_world, shards_of, t
 from tru_core.backbones import BACKBONES, Backbone
 from tru_core.backbones.base import num_parameters
 from tru_core.errors import ConfigError
-from tru_core.fit import FitSettings, set_parameters
+from tru_core.fit import FitSettings, make_adam, pool_for, set_parameters, train_batches
 from tru_core.graph import build_graph
 from tru_core.interactions import make_pairs, select
 from tru_core.ranking import rank_metrics
-from tru_core.sampling import Batch
+from tru_core.sampling import Batch, iterate_batches, plan_epoch
 from tru_core.settings import Settings
+from tru_core.unlearning.user_rows import user_tables
 
 
 def variants() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -158,6 +159,23 @@ def test_fresh_rows_follow_from_seed_table_and_row(backbone: str, part: Part) ->
         assert abs(other.mean().item()) < 0.2 * other.std().item()
         seen.append(whole[:20])
     assert not any(torch.equal(a, b) for place, a in enumerate(seen) for b in seen[:place])
+
+
+@every_backbone
+def test_training_leaves_users_without_a_pair_where_unseen_rows_are(backbone: str, part: Part) -> None:
+    """A deleted user's row becomes one of these; rows of another length would tell who was deleted."""
+    model, train = build_model(part, backbone, seed=5), part.shard.train
+    kept = select(train, train.users != 3)
+    graph = build_graph(kept, part.shard, part.item_neighbours, ALONE, dtype=torch.float64)
+    optimizer = make_adam(model, 0.01)
+    for epoch in range(50):
+        plan = plan_epoch(kept, part.shard, pool_for(kept, ALONE), ALONE, batch_size=32, seed=0, epoch=epoch)
+        train_batches(model, graph, iterate_batches(plan), optimizer)
+    for table in user_tables(model):
+        fresh, unseen = (draw(table, np.array([3]), seed=5) for draw in (model.fresh_rows, model.unseen_rows))
+        found = model.get_parameter(table).detach()[[3]]
+        assert (found - unseen).norm() < 0.25 * fresh.norm()
+        assert torch.equal(unseen[0], model.unseen_rows(table, np.array([1, 3]), seed=5)[1])
 
 
 @every_backbone

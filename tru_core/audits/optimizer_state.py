@@ -1,7 +1,8 @@
 """Rows of deleted subjects must be exactly fresh or zero, moments too (Neel et al. 2021; arXiv:2210.08911; A7).
 
 Output deletion is not deletion of the state: an optimizer's moments of a deleted row, or a row that was only hidden,
-come back with the next training. This is a rule without noise: a row is a fresh draw of a stated seed, or zero.
+come back with the next training. This is a rule without noise: a row is a fresh draw of a stated seed, what training
+leaves of such a draw where no pair holds it, or zero.
 """
 
 import numpy as np
@@ -41,7 +42,10 @@ def count_kept_rows(system: System, case: AuditCase, model: Backbone, seeds: tup
             values = system.parameters[table][index]
             allowed = [torch.zeros_like(values)]
             if axis != "item_block":
-                allowed += [model.fresh_rows(table, rows, seed=seed).to(values.dtype) for seed in seeds]
+                draws = (
+                    draw(table, rows, seed=seed) for draw in (model.fresh_rows, model.unseen_rows) for seed in seeds
+                )
+                allowed += [drawn.to(values.dtype) for drawn in draws]
             is_fresh = torch.stack([(values == fresh).all(dim=1) for fresh in allowed]).any(dim=0)
             in_tables += int((~is_fresh).sum())
         for kind in ("exp_avg", "exp_avg_sq"):

@@ -131,6 +131,14 @@ class Backbone(nn.Module, ABC):
     def fresh_rows(self, table: str, rows: IntArray, *, seed: int) -> Float[Tensor, "row column"]:
         """Give untrained values for rows of a ``user`` or ``item`` table, from (seed, table, row) alone."""
 
+    def unseen_rows(self, table: str, rows: IntArray, *, seed: int) -> Float[Tensor, "row column"]:
+        """Give the values that training leaves to rows without any pair, from (seed, table, row) alone.
+
+        The row of who is deleted becomes one of these, or it would tell who was. They are untrained values where the
+        loss is about a batch's rows alone; a loss that names every row moves those too.
+        """
+        return self.fresh_rows(table, rows, seed=seed)
+
     @abstractmethod
     def held_items(self, table: str) -> IntArray:
         """Give the item rows that this worker holds of an ``item_block`` table, in its order."""

@@ -48,7 +48,7 @@ def predict_item_rows(model: Backbone, problem: Problem, items: IntArray, *, see
     :func:`tru_core.unlearning.user_rows.moved_share` the new row is ``w * predicted + (1 - w) * old``: what one of four
     users did to a row is gone with it whole, what one of a hundred did was little. The map is learned from items that
     the request does not touch, where there are enough of them, else from all that somebody retains. An item that nobody
-    retains gets an untrained row.
+    retains gets the row of one never seen.
 
     Args:
         items: int64, ascending rows of items.
@@ -68,7 +68,7 @@ def predict_item_rows(model: Backbone, problem: Problem, items: IntArray, *, see
             table = model.get_parameter(name)
             predicted = evidence[rows] @ ridge_map(inputs.T @ inputs, inputs.T @ table[taught].double())
             moved = weight * predicted + (1.0 - weight) * table[rows].double()
-            table[torch.from_numpy(items)] = model.fresh_rows(name, items, seed=seed)
+            table[torch.from_numpy(items)] = model.unseen_rows(name, items, seed=seed)
             table[rows] = moved.to(table.dtype)
 
 

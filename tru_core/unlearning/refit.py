@@ -30,7 +30,7 @@ def refit_touched_users(
 ) -> int:
     """Make the rows of touched users fresh and take Adam steps on them alone, on their retained pairs.
 
-    Who keeps nothing keeps a fresh row, as after retraining. Works on the graph without the deleted edges, with the
+    Who keeps nothing keeps the row of one never seen. Works on the graph without the deleted edges, with the
     backbone's whole training loss. Batches are those of the job, so the result does not depend on the number of
     workers.
 
@@ -48,7 +48,7 @@ def refit_touched_users(
     tables = {name: model.get_parameter(name) for name in user_tables(model)}
     is_touched = torch.zeros(len(shard.user_rows), dtype=torch.bool)
     is_touched[torch.from_numpy(users)] = True
-    make_rows_fresh(model, shard, users, seed=seed)
+    make_rows_fresh(model, problem, users, seed=seed)
     kept = select(problem.retain, np.isin(problem.retain.users, users))
     optimizer = torch.optim.Adam(tables.values(), lr=learning_rate)
     others = [p for name, p in model.named_parameters() if name not in tables and p.requires_grad]

@@ -1,8 +1,8 @@
 """Structural removal: a deleted user's or item's own rows are made fresh, never left trained.
 
 This is what forgets most, and at once (a deleted user's row *is* the memory of that user), before
-any gradient step. The fresh values follow from (seed, table, row), as at initialisation, and tell
-nothing of what was learned. A deleted item's raw feature rows become zero: they are the item itself.
+any gradient step. The fresh values follow from (seed, table, row) and tell nothing of what was learned: they are what
+training leaves to a row without any pair. A deleted item's raw feature rows become zero: they are the item itself.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -51,7 +51,7 @@ def _subject_rows(model: Backbone, table: str, shard: Shard, request: Request) -
 
 
 def reset_subject_rows(model: Backbone, shard: Shard, request: Request, *, seed: int) -> int:
-    """Give the rows of deleted users and items untrained values, in place.
+    """Give the rows of deleted users and items the values of rows that were never seen, in place.
 
     Users of single deleted interactions keep their rows: they stay customers.
 
@@ -68,7 +68,7 @@ def reset_subject_rows(model: Backbone, shard: Shard, request: Request, *, seed:
                 if model.anatomy.tables[table] == "item_block":
                     parameter[index] = 0.0
                 else:
-                    parameter[index] = model.fresh_rows(table, rows, seed=seed)
+                    parameter[index] = model.unseen_rows(table, rows, seed=seed)
                 num_rows += len(places)
     return num_rows
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tru_core.backbones.base import Backbone
 from tru_core.collective import all_sum_number
 from tru_core.graph import users_from_items
-from tru_core.interactions import IntArray, Shard, positions_of
+from tru_core.interactions import IntArray, positions_of
 from tru_core.unlearning.problem import Problem, recall_without
 from tru_core.unlearning.rows import copy_rows, put_rows
 
@@ -41,17 +41,18 @@ def user_tables(model: Backbone) -> list[str]:
     return [name for name, axis in model.anatomy.tables.items() if axis == "user"]
 
 
-def make_rows_fresh(model: Backbone, shard: Shard, users: IntArray, *, seed: int) -> None:
-    """Give the rows of some of this worker's users untrained values, in place.
+def make_rows_fresh(model: Backbone, problem: Problem, users: IntArray, *, seed: int) -> None:
+    """Give the rows of some of this worker's users untrained values, in place; who retains nothing is never seen.
 
     Args:
         users: int64, positions.
     """
+    bare = users[~np.isin(users, problem.retain.users)]
     with torch.no_grad():
         for name in user_tables(model):
-            model.get_parameter(name)[torch.from_numpy(users)] = model.fresh_rows(
-                name, shard.user_rows[users], seed=seed
-            )
+            table = model.get_parameter(name)
+            for some, draw in ((users, model.fresh_rows), (bare, model.unseen_rows)):
+                table[torch.from_numpy(some)] = draw(name, problem.shard.user_rows[some], seed=seed)
 
 
 def moved_share(num_kept: IntArray, num_before: IntArray) -> NDArray[np.float64]:
@@ -75,7 +76,7 @@ def predict_rows(model: Backbone, problem: Problem, users: IntArray, *, seed: in
     ``x_u = sum over retained items of v_i / sqrt(degree_u * degree_i)``, v the items' output vectors, explains 0.82
     of them on TikTok and 0.88 on MovieLens (MGCN). So a row that must forget some pairs need not start from noise.
     The map is learned from users whom the request does not touch, where there are enough of them, else from all who
-    stay: dim x dim numbers for all users together. Who retains nothing gets an untrained row.
+    stay: dim x dim numbers for all users together. Who retains nothing gets the row of one who was never seen.
 
     Args:
         users: int64, ascending positions.
@@ -99,7 +100,7 @@ def predict_rows(model: Backbone, problem: Problem, users: IntArray, *, seed: in
             table = model.get_parameter(name)
             moments = graph.collective.all_sum(inputs.T @ table[torch.from_numpy(calm)].double())
             predicted = evidence[torch.from_numpy(kept)] @ ridge_map(gram, moments)
-            table[torch.from_numpy(users)] = model.fresh_rows(name, shard.user_rows[users], seed=seed)
+            table[torch.from_numpy(users)] = model.unseen_rows(name, shard.user_rows[users], seed=seed)
             table[torch.from_numpy(kept)] = predicted.to(table.dtype)
 
 
@@ -138,12 +139,12 @@ def replace_rows(
         predict_rows(model, problem, users, seed=seed)
         return
     if how == "fresh":
-        make_rows_fresh(model, problem.shard, users, seed=seed)
+        make_rows_fresh(model, problem, users, seed=seed)
         return
     old = copy_rows(model, user_tables(model), users)
     predict_rows(model, problem, users, seed=seed)
     best, recall = copy_rows(model, user_tables(model), users), recall_without(model, problem)
-    make_rows_fresh(model, problem.shard, users, seed=seed)
+    make_rows_fresh(model, problem, users, seed=seed)
     if (fresh_recall := recall_without(model, problem)) >= recall:
         best, recall = copy_rows(model, user_tables(model), users), fresh_recall
     share = torch.from_numpy(_share_to_go(problem, users))[:, None]
