@@ -100,7 +100,7 @@ def _summaries(
             timed = alone[seed].get(label, {})
             if "figures" in timed:
                 figures["seconds"] = timed["figures"]["seconds"]
-                if label != ORIGINAL and figures["seconds"] > 0:
+                if label != ORIGINAL and figures["seconds"] > 0 and "retrain_seconds" in timed:
                     ratios.setdefault(label, []).append(timed["retrain_seconds"] / figures["seconds"])
             runs.append(RunFigures(cell.data, cell.title, label, seed, figures))
     found = {row.method: row for row in summarise(runs, reference=RETRAIN)}

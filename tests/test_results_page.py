@@ -57,7 +57,9 @@ RETRAINS = {0: (0.10, 0.06, 0.52), 1: (0.12, 0.08, 0.54)}
 INSIDE, FORGETS_TOO_LITTLE, LOSES_RECALL = (0.11, 0.07, 0.53), (0.11, 0.30, 0.53), (0.09, 0.07, 0.53)
 
 
-def put(folder: Path, label: str, values: tuple[float, float, float], seed: int = 0, **changes: Any) -> None:
+def put(
+    folder: Path, label: str, values: tuple[float, float, float], seed: int = 0, *, retrain: bool = True, **changes: Any
+) -> None:
     """Write one row as it would be measured."""
     cell = changes.pop("cell", CELL)
     path = cell.path(folder, seed)
@@ -69,9 +71,10 @@ def put(folder: Path, label: str, values: tuple[float, float, float], seed: int 
         "digest": row_digest(cell, seed, label, data=DATA["tiktok"]),
         "figures": figures,
         "details": changes.pop("details", {}),
-        "retrain_seconds": 100.0,
         "measured": measured | CODE,
     }
+    if retrain:
+        record["retrain_seconds"] = 100.0
     add_row(sheet, label, record, machine=MACHINE)
     write_sheet(path, sheet, cell.labels)
 
@@ -231,6 +234,13 @@ def test_seconds_and_speed_up_are_those_of_rows_run_alone_and_figures_those_of_a
     assert as_good_for_less(read_blocks(tmp_path, [CELL])[0].rows) == ["RowReset"]
     page = render(tmp_path, [CELL]).replace("\n", " ")
     assert "Speed-ups are of 4 runs one after the other, at a load of 1.0 to 1.0." in page
+
+
+def test_a_row_run_alone_without_a_retrain_has_seconds_and_no_speed_up(tmp_path: Path) -> None:
+    put_retrains(tmp_path)
+    put(tmp_path, "TRU", INSIDE, seconds=5.0, retrain=False)
+    assert "| 5.0 | - | 1 |" in render(tmp_path, [CELL])
+    assert "its speed-up is not known" in words(tmp_path)
 
 
 def test_a_method_that_passes_where_tru_fails_is_named_though_no_cost_is_known(tmp_path: Path) -> None:
