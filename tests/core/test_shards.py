@@ -147,6 +147,19 @@ def test_sisa_gives_one_candidate_whatever_the_deleted_pairs_were(part: Part) ->
     assert torch.equal(candidates[0].items, candidates[1].items)
 
 
+def test_content_of_a_deleted_item_makes_no_vector_in_any_shard(part: Part) -> None:
+    """Where an item's vector is made of its content alone (MIG-GT), it would be recommended still."""
+    item = int(np.bincount(part.shard.train.items).argmax())
+    place = np.flatnonzero(part.features["visual"].item_rows == item)
+    values = part.features["visual"].values.clone()
+    values[torch.from_numpy(place)] += 1.0
+    other = replace(part, features={**part.features, "visual": replace(part.features["visual"], values=values)})
+    request = make_request(items=np.array([item]))
+    found = [forgotten("sisa", world, request, "mig_gt") for world in (part, other)]
+    assert torch.equal(found[0].users, found[1].users)
+    assert torch.equal(found[0].items, found[1].items)
+
+
 @pytest.mark.parametrize("name", ["rec_eraser", "ultra_re"])
 def test_with_the_partition_fixed_a_learned_ensemble_is_one_whatever_the_deleted_user_had(
     part: Part, name: str, monkeypatch: pytest.MonkeyPatch

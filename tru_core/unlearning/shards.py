@@ -139,7 +139,9 @@ def _train_shard(
         return None
     shard = only_users(problem.shard, members)
     dtype = whole.user_item.forward.dtype
-    graph = replace(build_graph(pairs, shard, {}, collective, dtype=dtype), item_item=whole.item_item)
+    gone = problem.request.items
+    graph = build_graph(pairs, shard, {}, collective, deleted_items=gone, dtype=dtype)
+    graph = replace(graph, item_item=whole.item_item)
     # A shard's model has initial values of its own, so that what no shard was trained on does not add up.
     seed = int(hash_below(2**31, settings.seed, text_key(name)))
     model = tools.new_model(seed, user_rows=shard.user_rows)
