@@ -12,7 +12,7 @@ from tru_core.interactions import make_request
 from tru_core.unlearning.likeness import GAP, HeldOut, draw_pairs, held_out_likeness, likeness, never_together
 from tru_core.unlearning.matching import Values, chance_above
 from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.residue import NUM_STRATA, Contrast, RowPairs
+from tru_core.unlearning.residue import NUM_STRATA, Contrast, RowPairs, pair_source
 
 ALONE = LocalCollective()
 
@@ -71,7 +71,7 @@ def test_the_level_is_between_random_and_held_out_pairs(share: float) -> None:
 def test_held_out_pairs_count_the_more_the_more_alike_they_are(problem: Problem) -> None:
     part = shards_of(tiny_world(num_users=80, num_items=160), 1)[0]
     model = build_model(part)
-    _, contrast = draw_pairs(problem, max_pairs=10_000, seed=1, held_out=True)
+    _, contrast = draw_pairs(pair_source(problem), max_pairs=10_000, seed=1, held_out=True)
     assert contrast is not None
     with torch.no_grad():
         # Untrained, nothing is more alike by the gap: random pairs alone are the level.
@@ -98,4 +98,4 @@ def test_without_held_out_pairs_random_ones_are_the_level(problem: Problem) -> N
 def test_pairs_of_deleted_items_users_are_no_pairs_of_items() -> None:
     part = shards_of(tiny_world(), 1)[0]
     request = make_request(items=np.array([4, 11]))
-    assert draw_pairs(problem_of(part, request), max_pairs=100, seed=0, held_out=True) == (None, None)
+    assert draw_pairs(pair_source(problem_of(part, request)), max_pairs=100, seed=0, held_out=True) == (None, None)

@@ -26,6 +26,7 @@ from tru_core.unlearning.residue import (
     cosines,
     make_probe,
     measure_residue,
+    pair_source,
     row_vectors,
 )
 
@@ -154,6 +155,20 @@ def test_the_held_out_pairs_are_listed_only_where_they_are_asked_for() -> None:
     probe = make_probe(problem_in("pairs"), seed=3, held_out=False)
     assert probe.held_out is None
     assert listed(probe.forgotten.pairs) == listed(probe_in("pairs").forgotten.pairs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_gives_the_same_pairs_in_every_order_of_draws(kind: str) -> None:
+    source = pair_source(problem_in(kind))
+    few, whole = source.draw(seed=4, max_pairs=12), source.draw(seed=3)
+    expected = (make_probe(problem_in(kind), seed=4, max_pairs=12), probe_in(kind))
+    for found, alone in zip((few, whole, source.draw(seed=4, max_pairs=12)), (*expected, expected[0]), strict=True):
+        for own, other in ((found.forgotten, alone.forgotten), (found.held_out, alone.held_out)):
+            assert own is not None
+            assert other is not None
+            assert listed(own.pairs) == listed(other.pairs)
+            assert listed(own.random) == listed(other.random)
+    assert source.draw(seed=3, held_out=False).held_out is None
 
 
 @pytest.mark.parametrize("kind", ["users", "items"])

@@ -88,7 +88,8 @@ def test_the_best_rows_are_those_that_validate_better(
         if how == "best":
             recalls = [0.1, 0.2] if better == "predicted" else [0.2, 0.1]
             monkeypatch.setattr(user_rows, "recall_without", lambda *_, left=recalls: left.pop())
-        replace_rows(model, problem, users, how=how, seed=3)  # type: ignore[arg-type]
+        recall = replace_rows(model, problem, users, how=how, seed=3)  # type: ignore[arg-type]
+        assert recall == (0.2 if how == "best" else None)
         rows[how] = parameter_values(model)["user_table"]
     assert torch.equal(rows["best"], rows[better])
     assert not torch.equal(rows["predicted"], rows["fresh"])
@@ -108,7 +109,8 @@ def test_who_lost_deleted_items_alone_goes_in_part_where_going_whole_is_dear(
     set_parameters(model, trained)
     users, recalls = touched_users(problem), [0.203 if is_dear else 0.201, 0.2, 0.1]
     monkeypatch.setattr(user_rows, "recall_without", lambda *_: recalls.pop())
-    replace_rows(model, problem, users, how="best", seed=3)
+    recall = replace_rows(model, problem, users, how="best", seed=3)
+    assert recall == (0.203 if is_dear else 0.2)
     found, shares = parameter_values(model)["user_table"], []
     for user in users:
         fresh, old = (

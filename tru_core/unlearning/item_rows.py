@@ -72,12 +72,15 @@ def predict_item_rows(model: Backbone, problem: Problem, items: IntArray, *, see
             table[rows] = moved.to(table.dtype)
 
 
-def replace_item_rows(model: Backbone, problem: Problem, *, seed: int, max_quality_loss: float) -> bool:
+def replace_item_rows(
+    model: Backbone, problem: Problem, *, seed: int, max_quality_loss: float, recall: float | None = None
+) -> bool:
     """Move the rows of items that lose some of their users, in place, unless everybody would pay for it.
 
     Args:
         seed: Decides untrained rows.
         max_quality_loss: Put the rows back where validation recall@20 falls by more than this share.
+        recall: Validation recall@20 of the model as it is; None: it is measured.
 
     Returns:
         Whether rows moved. Not where a backbone has no table of items or no item is touched.
@@ -86,7 +89,7 @@ def replace_item_rows(model: Backbone, problem: Problem, *, seed: int, max_quali
     if not len(items) or not names:
         return False
     rows = copy_rows(model, names, items)
-    before = recall_without(model, problem)
+    before = recall_without(model, problem) if recall is None else recall
     predict_item_rows(model, problem, items, seed=seed)
     after = recall_without(model, problem)
     if after >= (1.0 - max_quality_loss) * before:

@@ -20,7 +20,7 @@ from tru_core.collective import Collective
 from tru_core.unlearning.matching import Values, chance_above, chance_noise
 from tru_core.unlearning.never_seen import joined
 from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.residue import NUM_STRATA, Contrast, RowPairs, cosines, make_probe
+from tru_core.unlearning.residue import NUM_STRATA, Contrast, PairSource, RowPairs, cosines
 
 GAP = 0.05
 """How far the level aimed at lies below that of held-out pairs, as a chance to be more alike than a random pair.
@@ -32,13 +32,13 @@ without retraining: no rule hits a band of a few thousandths but by luck."""
 
 
 def draw_pairs(
-    problem: Problem, *, max_pairs: int, seed: int, held_out: bool = False
+    source: PairSource, *, max_pairs: int, seed: int, held_out: bool = False
 ) -> tuple[Contrast | None, Contrast | None]:
     """Draw pairs of items that only the forgotten brought together, and where asked those that only held-out data did.
 
     None where items are deleted: then it is users whom only the forgotten connects, and their rows are replaced whole.
     """
-    probe = make_probe(problem, seed=seed, max_pairs=max_pairs, held_out=held_out)
+    probe = source.draw(seed=seed, max_pairs=max_pairs, held_out=held_out)
     is_item = probe.side == "item" and len(probe.forgotten.pairs) and len(probe.forgotten.random)
     return (probe.forgotten, probe.held_out) if is_item else (None, None)
 

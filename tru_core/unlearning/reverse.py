@@ -39,7 +39,7 @@ from tru_core.unlearning.matching import Values, matched_distance
 from tru_core.unlearning.never_seen import Judged, compare_with_never_seen, list_margins
 from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.refit import endless_batches
-from tru_core.unlearning.residue import MAX_PAIRS, Contrast
+from tru_core.unlearning.residue import MAX_PAIRS, Contrast, pair_source
 from tru_core.unlearning.stop_rule import Look, Reverse
 from tru_core.unlearning.targeting import Targeting, measure_norms, target
 from tru_core.unlearning.tru_settings import TRUSettings
@@ -68,9 +68,9 @@ def plan_reverse(model: Backbone, problem: Problem, users: IntArray, settings: T
     """
     collective, retain = problem.graph_without.collective, problem.retain
     users = np.intersect1d(users, retain.users)
-    stop, held_out = None, None
+    source, stop, held_out = pair_source(problem), None, None
     if item_tables(model) or shared_rate(model, settings):
-        stop, held_out = draw_pairs(problem, max_pairs=MAX_PAIRS, seed=_seed(settings, "stop"), held_out=True)
+        stop, held_out = draw_pairs(source, max_pairs=MAX_PAIRS, seed=_seed(settings, "stop"), held_out=True)
     items = _rows_of(stop)
     own = np.isin(retain.users, users)
     near = np.isin(retain.items, items) & ~own
@@ -82,6 +82,7 @@ def plan_reverse(model: Backbone, problem: Problem, users: IntArray, settings: T
     return Reverse(
         users=users,
         never_seen=compare_with_never_seen(problem, users, seed=_seed(settings, "never seen")),
+        source=source,
         stop=stop,
         held_out=held_out_likeness(model, problem, held_out),
         around=select(retain, own | near),
@@ -123,7 +124,7 @@ def _make_task(
 ) -> _Task:
     pairs = None
     if reverse.stop is not None and "residue" in work:
-        pairs, _ = draw_pairs(problem, max_pairs=_PAIRS_IN_A_STEP, seed=_seed(settings, "step", number))
+        pairs, _ = draw_pairs(reverse.source, max_pairs=_PAIRS_IN_A_STEP, seed=_seed(settings, "step", number))
     rows = {}
     for table, axis in model.anatomy.tables.items():
         may_move = torch.zeros(len(model.get_parameter(table)), dtype=torch.bool)

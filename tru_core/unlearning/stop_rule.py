@@ -18,7 +18,7 @@ from tru_core.unlearning.likeness import HeldOut, likeness, never_together
 from tru_core.unlearning.matching import Values, chance_above, chance_noise
 from tru_core.unlearning.never_seen import NeverSeen, joined, list_margins
 from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.residue import Contrast
+from tru_core.unlearning.residue import Contrast, PairSource
 from tru_core.unlearning.tru_settings import TRUSettings
 
 FORGET_SLACK = 1.5
@@ -33,6 +33,7 @@ class Reverse:
     Attributes:
         users: int64, positions of users whose rows move: they stay, lost some pairs and keep some.
         never_seen: Their forgotten pairs, and what these are compared with.
+        source: Where each step draws its pairs of items.
         stop: The pairs of items by which the stop rule judges; the steps draw others. None where nothing that could
             remember them moves, or no item pair is asked about.
         held_out: Likeness of items that somebody had together in held-out data alone, in the model as it came.
@@ -41,6 +42,7 @@ class Reverse:
 
     users: IntArray
     never_seen: NeverSeen
+    source: PairSource
     stop: Contrast | None
     held_out: HeldOut
     around: Pairs

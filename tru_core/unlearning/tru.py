@@ -43,9 +43,9 @@ def _remove(model: Backbone, problem: Problem, users: IntArray, settings: TRUSet
     of_subjects = np.isin(forget.users, positions[owned]) | np.isin(forget.items, request.items)
     if settings.reset_subjects:
         reset_subject_rows(model, shard, request, seed=seed)
-    replace_rows(model, problem, users, how=settings.replace_rows, seed=seed)
+    recall = replace_rows(model, problem, users, how=settings.replace_rows, seed=seed)
     if settings.replace_items == "predicted":
-        replace_item_rows(model, problem, seed=seed, max_quality_loss=settings.max_quality_loss)
+        replace_item_rows(model, problem, seed=seed, max_quality_loss=settings.max_quality_loss, recall=recall)
     return int((of_subjects | np.isin(forget.users, users)).sum())
 
 
