@@ -35,8 +35,11 @@ from tru_core.settings import Settings
 _NORM_EPSILON = 1e-5
 UNSEEN_LENGTH = 0.05
 """Length of a user's row that no pair held, where it was drawn at about 1: the L2 term is over all nodes and Adam takes
-its whole step size however small the weight, so that such a row shrinks until what is left is the jitter of the steps.
-Measured in Retrains (5 % of users, TikTok and MovieLens): 0.02 to 0.08, when the rows of others are 1.6 to 11 long."""
+its whole step size however small the weight, so that such a row shrinks until it takes back what attention adds on
+average (TikTok: its mean lies at cosine -0.95 to -0.99 with that of the items), and the jitter of the steps. Measured
+in Retrains (5 % of users, TikTok and MovieLens): 0.02 to 0.08, when the rows of others are 1.6 to 11 long. The draw
+keeps a direction of its own, since theirs decides nothing there: forget Recall@20 of a Retrain of TikTok is 0.059 with
+its rows, 0.060 with zeros and 0.066 with the draw."""
 
 
 class MIGGTSettings(Settings):
