@@ -38,9 +38,11 @@ def draw_pairs(
 
     None where items are deleted: then it is users whom only the forgotten connects, and their rows are replaced whole.
     """
+    if source.side != "item":
+        return None, None
     probe = source.draw(seed=seed, max_pairs=max_pairs, held_out=held_out)
-    is_item = probe.side == "item" and len(probe.forgotten.pairs) and len(probe.forgotten.random)
-    return (probe.forgotten, probe.held_out) if is_item else (None, None)
+    is_any = len(probe.forgotten.pairs) and len(probe.forgotten.random)
+    return (probe.forgotten, probe.held_out) if is_any else (None, None)
 
 
 def likeness(vectors: Tensor, contrast: Contrast, collective: Collective) -> tuple[Values, Values]:

@@ -76,12 +76,10 @@ def _edges(members: IntArray, groups: IntArray, num_groups: int) -> _Edges:
 
 def _share(first: IntArray, second: IntArray, edges: _Edges) -> NDArray[np.bool_]:
     """Say for each pair of members whether some group holds both: one lookup for each group of the rarer member."""
-    (starts, stops), others = (
-        [np.searchsorted(edges.members, rows, side=side) for side in ("left", "right")] for rows in (first, second)
-    )
-    is_rarer = others[1] - others[0] < stops - starts
-    first, second = np.where(is_rarer, second, first), np.where(is_rarer, first, second)
-    starts, lengths = np.where(is_rarer, others[0], starts), np.minimum(others[1] - others[0], stops - starts)
+    sides, every = np.stack([first, second]), np.arange(len(first))
+    starts, stops = (np.searchsorted(edges.members, sides, side=side) for side in ("left", "right"))
+    rarer = (stops - starts).argmin(axis=0)
+    starts, lengths, others = starts[rarer, every], (stops - starts)[rarer, every], sides[1 - rarer, every]
     found, keys = np.zeros(len(first), dtype=bool), edges.keys
     ends = np.cumsum(lengths)
     begin = 0
@@ -91,7 +89,7 @@ def _share(first: IntArray, second: IntArray, edges: _Edges) -> NDArray[np.bool_
         counts = lengths[begin:stop]
         pair = np.repeat(np.arange(begin, stop), counts)
         inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        wanted = second[pair] * edges.num_groups + edges.groups[starts[pair] + inside]
+        wanted = others[pair] * edges.num_groups + edges.groups[starts[pair] + inside]
         place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         found[pair[keys[place] == wanted]] = True
         begin = stop
@@ -226,12 +224,12 @@ class PairSource:
     Attributes:
         side: Whose rows the pairs are.
         forgotten: Draws pairs that somebody had together only in what is to be forgotten.
-        held_out: Draws such of validation data; None where none are asked for.
+        held_out: Draws such of validation data.
     """
 
     side: Literal["item", "user"]
     forgotten: _Draw
-    held_out: _Draw | None
+    held_out: _Draw
 
     def draw(self, *, seed: int, max_pairs: int = MAX_PAIRS, held_out: bool = True) -> ResidueProbe:
         """List what the request leaves to tell. Every worker must call it.
@@ -239,32 +237,25 @@ class PairSource:
         Args:
             seed: Decides which pairs are drawn where there are too many.
             max_pairs: Pairs at most, before those that somebody retains together are left out.
-            held_out: List the held-out pairs too, where there are any.
+            held_out: List the held-out pairs too.
         """
-        forgotten, level = self.forgotten(seed=seed, max_pairs=max_pairs), None
-        if held_out and self.held_out is not None:
-            level = self.held_out(seed=seed, max_pairs=max_pairs)
+        forgotten = self.forgotten(seed=seed, max_pairs=max_pairs)
+        level = self.held_out(seed=seed, max_pairs=max_pairs) if held_out else None
         return ResidueProbe(self.side, forgotten, level)
 
 
-def pair_source(problem: Problem, *, held_out: bool = True) -> PairSource:
-    """Lay out a request's pairs: of items, or of users where the request is of items alone.
-
-    Args:
-        held_out: Lay out the held-out pairs too.
-    """
+def pair_source(problem: Problem) -> PairSource:
+    """Lay out a request's pairs: of items, or of users where the request is of items alone."""
     request, collective = problem.request, problem.graph_with.collective
     num_named = all_sum_number(len(request.users) + len(request.pair_users), collective)
     of_users = bool(len(request.items)) and not num_named
-    pairs_of = _user_pairs if of_users else _item_pairs
-    forgotten = pairs_of(problem, problem.forget, collective)
-    level = pairs_of(problem, problem.valid, collective) if held_out else None
-    return PairSource("user" if of_users else "item", forgotten, level)
+    pairs_of = (_user_pairs if of_users else _item_pairs)(problem, collective)
+    return PairSource("user" if of_users else "item", pairs_of(problem.forget), pairs_of(problem.valid))
 
 
 def make_probe(problem: Problem, *, seed: int, max_pairs: int = MAX_PAIRS, held_out: bool = True) -> ResidueProbe:
     """Draw a single probe: see :meth:`PairSource.draw`."""
-    return pair_source(problem, held_out=held_out).draw(seed=seed, max_pairs=max_pairs)
+    return pair_source(problem).draw(seed=seed, max_pairs=max_pairs, held_out=held_out)
 
 
 def _merged(base: Pairs, extra: Pairs) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:
@@ -273,63 +264,71 @@ def _merged(base: Pairs, extra: Pairs) -> tuple[IntArray, IntArray, NDArray[np.b
     return users, items, np.repeat([False, True], [len(base), len(extra)])
 
 
-def _item_pairs(problem: Problem, extra: Pairs, collective: Collective) -> _Draw:
-    """Give what draws the pairs of items that some of the given pairs' users had together only with these pairs."""
+def _item_pairs(problem: Problem, collective: Collective) -> Callable[[Pairs], _Draw]:
+    """Give what lays out the pairs of items that some pairs' users had together only with these pairs."""
     shard, retain = problem.shard, problem.retain
     kept = _edges(retain.items, retain.users, len(shard.user_rows))
-    users, items, _ = _merged(shard.train, extra)
-    everything = _edges(items, users, len(shard.user_rows))
     degrees = item_degrees(retain, collective)
-    users, items, fresh = _merged(retain, extra)
-    of_user = np.flatnonzero(np.isin(users, extra.users) & ~np.isin(items, problem.request.items))
-    of_user = of_user[np.lexsort((items[of_user], users[of_user]))]
-    user_rows, items, fresh = shard.user_rows[users[of_user]], items[of_user], fresh[of_user]
 
     def together(pairs: RowPairs, edges: _Edges) -> NDArray[np.bool_]:
         found = torch.from_numpy(_share(pairs.first, pairs.second, edges).astype(np.int64))
         return collective.all_sum(found).numpy() > 0
 
-    def draw(*, seed: int, max_pairs: int) -> Contrast:
-        found = _pairs_within(user_rows, items, fresh, seed=seed)
-        first, second = _gather((found.first, found.second), collective)
-        pairs = _distinct(RowPairs(first, second), shard.num_items, max_pairs=max_pairs, seed=seed)
-        pairs = _some(pairs, ~together(pairs, kept))
-        return _contrast(pairs, degrees, lambda random: together(random, everything), seed=seed)
+    def pairs_of(extra: Pairs) -> _Draw:
+        users, items, _ = _merged(shard.train, extra)
+        everything = _edges(items, users, len(shard.user_rows))
+        users, items, fresh = _merged(retain, extra)
+        of_user = np.flatnonzero(np.isin(users, extra.users) & ~np.isin(items, problem.request.items))
+        of_user = of_user[np.lexsort((items[of_user], users[of_user]))]
+        user_rows, items, fresh = shard.user_rows[users[of_user]], items[of_user], fresh[of_user]
 
-    return draw
+        def draw(*, seed: int, max_pairs: int) -> Contrast:
+            found = _pairs_within(user_rows, items, fresh, seed=seed)
+            first, second = _gather((found.first, found.second), collective)
+            pairs = _distinct(RowPairs(first, second), shard.num_items, max_pairs=max_pairs, seed=seed)
+            pairs = _some(pairs, ~together(pairs, kept))
+            return _contrast(pairs, degrees, lambda random: together(random, everything), seed=seed)
+
+        return draw
+
+    return pairs_of
 
 
-def _user_pairs(problem: Problem, extra: Pairs, collective: Collective) -> _Draw:
-    """Give what draws the pairs of users whom only the given pairs' items connect."""
+def _user_pairs(problem: Problem, collective: Collective) -> Callable[[Pairs], _Draw]:
+    """Give what lays out the pairs of users whom only some pairs' items connect."""
     shard, retain = problem.shard, problem.retain
     rows, num_items = shard.user_rows, shard.num_items
     local = np.zeros(shard.num_users, dtype=np.int64)
     local[rows] = np.bincount(retain.users, minlength=len(rows))
     degrees = collective.all_sum(torch.from_numpy(local)).numpy()
-    # A deleted item is retained by nobody; a held-out one may be.
-    base = select(retain, np.isin(retain.items, np.flatnonzero(item_degrees(extra, collective))))
-    merged = _merged(base, extra)
-    # At most about so many users of an item: the most that _pairs_within would draw pairs from.
-    share = MAX_PAIRS_PER_GROUP / np.maximum(item_degrees(base, collective) + item_degrees(extra, collective), 1)
-    all_users, all_items, _ = _merged(shard.train, extra)
-    everything = make_pairs(all_users, all_items, num_items=num_items)
 
     def together(pairs: RowPairs, of: Pairs) -> NDArray[np.bool_]:
         involved = np.isin(rows[of.users], np.concatenate([pairs.first, pairs.second]))
         users, items = _gather((rows[of.users[involved]], of.items[involved]), collective)
         return _share(pairs.first, pairs.second, _edges(users, items, num_items))
 
-    def draw(*, seed: int, max_pairs: int) -> Contrast:
-        users, items, fresh = merged
-        drawn = hash_uniform(seed, text_key("probe-edge"), rows[users], items) < share[items]
-        users, items, fresh = _gather((rows[users[drawn]], items[drawn], fresh[drawn].astype(np.int64)), collective)
-        order = np.lexsort((users, items))
-        found = _pairs_within(items[order], users[order], fresh[order] > 0, seed=seed)
-        pairs = _distinct(found, shard.num_users, max_pairs=max_pairs, seed=seed)
-        pairs = _some(pairs, ~together(pairs, retain))
-        return _contrast(pairs, degrees, lambda random: together(random, everything), seed=seed)
+    def pairs_of(extra: Pairs) -> _Draw:
+        # A deleted item is retained by nobody; a held-out one may be.
+        base = select(retain, np.isin(retain.items, np.flatnonzero(item_degrees(extra, collective))))
+        merged = _merged(base, extra)
+        # At most about so many users of an item: the most that _pairs_within would draw pairs from.
+        share = MAX_PAIRS_PER_GROUP / np.maximum(item_degrees(base, collective) + item_degrees(extra, collective), 1)
+        users, items, _ = _merged(shard.train, extra)
+        everything = make_pairs(users, items, num_items=num_items)
 
-    return draw
+        def draw(*, seed: int, max_pairs: int) -> Contrast:
+            users, items, fresh = merged
+            drawn = hash_uniform(seed, text_key("probe-edge"), rows[users], items) < share[items]
+            users, items, fresh = _gather((rows[users[drawn]], items[drawn], fresh[drawn].astype(np.int64)), collective)
+            order = np.lexsort((users, items))
+            found = _pairs_within(items[order], users[order], fresh[order] > 0, seed=seed)
+            pairs = _distinct(found, shard.num_users, max_pairs=max_pairs, seed=seed)
+            pairs = _some(pairs, ~together(pairs, retain))
+            return _contrast(pairs, degrees, lambda random: together(random, everything), seed=seed)
+
+        return draw
+
+    return pairs_of
 
 
 def row_vectors(
