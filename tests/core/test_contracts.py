@@ -66,6 +66,24 @@ def test_vectors_and_losses_have_the_asked_dtype(
     assert terms.total().item() == pytest.approx((terms.ranking + terms.regulariser + terms.auxiliary).item())
 
 
+@every_variant
+def test_vectors_of_some_users_are_those_of_all_and_so_are_their_gradients(
+    backbone: str, changes: dict[str, Any], part: Part
+) -> None:
+    model, graph = build_model(part, backbone, dtype=torch.float64, **changes), train_graph(part, dtype=torch.float64)
+    for asked in (np.array([2, 3, 17]), np.zeros(0, dtype=np.int64)):
+        found = []
+        for vectors in (model.embeddings(graph), model.some_embeddings(graph, asked)):
+            users, items = vectors[0][torch.from_numpy(asked)], vectors[1]
+            model.zero_grad(set_to_none=True)
+            (users.square().sum() + items.square().sum()).backward()
+            found.append([users, items, *(p.grad for p in model.parameters() if p.grad is not None)])
+            assert torch.isfinite(vectors[0]).all()
+            assert len(vectors[0]) == 24
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other)
+
+
 @every_backbone
 def test_each_branch_gives_vectors_of_all_users_and_items(backbone: str, part: Part) -> None:
     model = build_model(part, backbone)

@@ -168,6 +168,11 @@ def test_each_user_counts_once() -> None:
         assert len(set(sizes.values())) > 1  # 1 for each would have passed else
 
 
+@pytest.mark.parametrize(("num_users", "wanted"), [(0, 4_000), (1, 1_000), (250, 1_000), (600, 2_400), (9_000, 4_000)])
+def test_the_fewer_forget_the_fewer_are_references(num_users: int, wanted: int) -> None:
+    assert never_seen._num_references(num_users) == wanted
+
+
 def test_all_held_out_pairs_are_references_where_they_are_few_and_some_where_they_are_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

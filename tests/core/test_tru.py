@@ -237,10 +237,31 @@ def test_rounds_end_when_settled_or_when_steps_run_out(
     monkeypatch.setattr(Statistics, "unsettled", lambda *_, **__: frozenset({"forget", "residue"}))
     steps: list[int] = []
     step = reverse._step
-    monkeypatch.setattr(reverse, "_step", lambda *a: (steps.append(1), step(*a))[1])
+    monkeypatch.setattr(reverse, "_step", lambda *a, **k: (steps.append(1), step(*a, **k))[1])
     state = unlearn(original(part, trained), problem, settings_for(reverse_steps=5, round_steps=2))
     assert (state.epoch, len(steps), len(state.history)) == (3, 5, 4)
     assert [row["epoch"] for row in state.history] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("backbone", ["mgcn", "mig_gt"])
+def test_the_first_step_after_a_look_goes_back_from_the_looks_vectors(
+    backbone: str, part: Part, never_settled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, given = reverse._step, []
+
+    def computing(*a: Any, vectors: Any) -> Any:
+        given.append(vectors is not None)
+        return step(*a, vectors=None)
+
+    found = []
+    for how in (step, computing):
+        monkeypatch.setattr(reverse, "_step", how)
+        model = build_model(part, backbone, dtype=torch.float64)
+        unlearn(model, problem_of(part, pairs_request(part)), settings_for(reverse_steps=5, round_steps=2))
+        found.append(parameter_values(model))
+    assert given == [True, False, True, False, True]
+    for name, values in found[0].items():
+        torch.testing.assert_close(values, found[1][name])
 
 
 def test_a_round_that_costs_too_much_is_taken_back_and_is_the_last(

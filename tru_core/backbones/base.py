@@ -119,6 +119,18 @@ class Backbone(nn.Module, ABC):
     def embeddings(self, graph: Graph) -> tuple[Float[Tensor, "user dim"], Float[Tensor, "item dim"]]:
         """Give the output vectors of this worker's users and of all items; a score is their inner product."""
 
+    def some_embeddings(
+        self, graph: Graph, users: IntArray
+    ) -> tuple[Float[Tensor, "user dim"], Float[Tensor, "item dim"]]:
+        """Give :meth:`embeddings` of which the rows of some users are asked for: others may hold anything finite.
+
+        To override where a user's vector costs something beyond propagation.
+
+        Args:
+            users: int64, ascending positions of users of this worker.
+        """
+        return self.embeddings(graph)
+
     @abstractmethod
     def branch_embeddings(self, graph: Graph) -> dict[str, tuple[Float[Tensor, "user dim"], Float[Tensor, "item dim"]]]:
         """Give the vectors of this worker's users and of all items before fusion, by branch (``id``, modalities)."""

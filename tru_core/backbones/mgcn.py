@@ -193,6 +193,15 @@ class MGCN(Backbone):
         items = views.item_content + self._fuse(views.item_content, views.item_modal)
         return users, items
 
+    def some_embeddings(
+        self, graph: Graph, users: IntArray
+    ) -> tuple[Float[Tensor, "user dim"], Float[Tensor, "item dim"]]:
+        views, asked = self._propagate(graph), torch.from_numpy(users)
+        content = views.user_content.index_select(0, asked)
+        found = content + self._fuse(content, [view.index_select(0, asked) for view in views.user_modal])
+        items = views.item_content + self._fuse(views.item_content, views.item_modal)
+        return torch.zeros_like(views.user_content).index_copy(0, asked, found), items
+
     def branch_embeddings(self, graph: Graph) -> dict[str, tuple[Float[Tensor, "user dim"], Float[Tensor, "item dim"]]]:
         views = self._propagate(graph)
         modal = zip(self.modalities, views.user_modal, views.item_modal, strict=True)

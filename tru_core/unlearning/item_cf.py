@@ -53,8 +53,8 @@ def item_cf_ranks(graph: Graph, pairs: Pairs, masked: Pairs) -> IntArray:
             if len(own):
                 mask_scores(scores, asked[own], masked)
             above = [
-                (scores[row] > limit[:, None]).sum(dim=1)
+                np.count_nonzero((scores[row] > limit[:, None]).numpy(), axis=1)  # NumPy counts bools several at once
                 for row, limit in zip(rows.split(block), limits.split(block), strict=True)
             ]
-            ranks[here] = torch.cat(above).numpy()
+            ranks[here] = np.concatenate(above)
     return ranks

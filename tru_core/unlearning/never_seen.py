@@ -10,6 +10,7 @@ activity and popularity alone 17.1, 18.9 and 19.5 %.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,6 +27,10 @@ from tru_core.unlearning.problem import Problem
 LIST_LENGTH = 20
 MIN_REFERENCES = 30
 MAX_REFERENCE_USERS = 4_000
+MIN_REFERENCE_USERS = 1_000
+REFERENCES_PER_FORGOTTEN = 4
+"""Users with held-out pairs for each user with forgotten ones: the deviation of the chance that compares ``n`` with
+``4 n`` is ``sqrt(1 + 1/4)`` = 1.12 times that of a comparison with any number, and looks cost what references do."""
 MAX_USERS_AT_ONCE = 1_024
 _RANKS = (20, 200)
 _ACTIVITY = (2, 4, 16, 64)
@@ -45,6 +50,11 @@ class Judged:
     strata: Int64[Tensor, " pair"]
     weights: Float[Tensor, " pair"]
 
+    @cached_property
+    def users(self) -> IntArray:
+        """Their users, ascending positions, each once."""
+        return np.unique(self.pairs.users)
+
 
 @dataclass(frozen=True)
 class NeverSeen:
@@ -52,13 +62,20 @@ class NeverSeen:
 
     Attributes:
         forgotten: In slices by user, over all workers about ``MAX_USERS_AT_ONCE`` users in each.
-        reference: The validation pairs of at most about ``MAX_REFERENCE_USERS`` users over all workers.
+        reference: The validation pairs of about ``REFERENCES_PER_FORGOTTEN`` times as many users over all workers, at
+            least ``MIN_REFERENCE_USERS`` and at most ``MAX_REFERENCE_USERS``; of the most where nobody is judged by
+            them, since they say what steps cost.
         num_forgotten: Pairs in all slices on all workers.
     """
 
     forgotten: tuple[Judged, ...]
     reference: Judged
     num_forgotten: int
+
+    @cached_property
+    def users(self) -> IntArray:
+        """Users of all these pairs, ascending positions, each once."""
+        return np.unique(np.concatenate([part.users for part in (*self.forgotten, self.reference)]))
 
 
 def _merged(counts: IntArray) -> IntArray:
@@ -72,6 +89,13 @@ def _merged(counts: IntArray) -> IntArray:
     return strata
 
 
+def _num_references(num_users: int) -> int:
+    """How many users' held-out pairs the forgotten pairs of so many users are compared with."""
+    if not num_users:
+        return MAX_REFERENCE_USERS
+    return min(max(MIN_REFERENCE_USERS, REFERENCES_PER_FORGOTTEN * num_users), MAX_REFERENCE_USERS)
+
+
 def compare_with_never_seen(problem: Problem, users: IntArray, *, seed: int) -> NeverSeen:
     """List the forgotten pairs of some users of this worker, and the validation pairs that they are compared with.
 
@@ -82,19 +106,19 @@ def compare_with_never_seen(problem: Problem, users: IntArray, *, seed: int) -> 
     shard, retain, collective = problem.shard, problem.retain, problem.graph_without.collective
     activity = np.searchsorted(_ACTIVITY, np.bincount(retain.users, minlength=len(shard.user_rows)), "right")
     popularity = np.log2(item_degrees(retain, collective) + 1.0).astype(np.int64)
-    total = int(collective.all_sum(torch.tensor([len(np.unique(problem.valid.users))]))[0])
-    rows = shard.user_rows[problem.valid.users]
-    drawn = hash_uniform(seed, text_key("reference"), rows) * max(total, 1) < MAX_REFERENCE_USERS
-    reference = select(problem.valid, drawn)
     # A deleted item has a fresh row and no edge: nobody is recommended it, and nothing compares with it.
     of_users = np.isin(problem.forget.users, users) & ~np.isin(problem.forget.items, problem.request.items)
     forgotten = select(problem.forget, of_users)
-    sizes = collective.all_sum(torch.tensor([len(np.unique(forgotten.users)), len(forgotten)])).tolist()
+    counted = [len(np.unique(forgotten.users)), len(forgotten), len(np.unique(problem.valid.users))]
+    num_users, num_forgotten, num_valid = collective.all_sum(torch.tensor(counted)).tolist()
+    rows = shard.user_rows[problem.valid.users]
+    drawn = hash_uniform(seed, text_key("reference"), rows) * max(num_valid, 1) < _num_references(num_users)
+    reference = select(problem.valid, drawn)
     shape = (len(_RANKS) + 1, len(_ACTIVITY) + 1, int(popularity.max()) + 1)
 
     def classes(pairs: Pairs) -> IntArray:
         """Number the classes of (rank, activity, popularity), in this order of importance."""
-        ranks = item_cf_ranks(problem.graph_without, pairs, retain) if sizes[1] else np.zeros(len(pairs))
+        ranks = item_cf_ranks(problem.graph_without, pairs, retain) if num_forgotten else np.zeros(len(pairs))
         parts = (np.searchsorted(_RANKS, ranks, "right"), activity[pairs.users], popularity[pairs.items])
         return np.ravel_multi_index(parts, shape)
 
@@ -108,7 +132,7 @@ def compare_with_never_seen(problem: Problem, users: IntArray, *, seed: int) -> 
     def by_user(pairs: Pairs) -> IntArray:
         return np.maximum(np.bincount(pairs.users, minlength=len(shard.user_rows)), 1)
 
-    num_slices = max(1, -(-sizes[0] // MAX_USERS_AT_ONCE))
+    num_slices = max(1, -(-num_users // MAX_USERS_AT_ONCE))
     slice_of = hash_below(num_slices, seed, text_key("slice"), shard.user_rows[forgotten.users])
     weights, numbers = by_user(forgotten), classes(forgotten)
     chosen = [slice_of == number for number in range(num_slices)]
@@ -116,7 +140,7 @@ def compare_with_never_seen(problem: Problem, users: IntArray, *, seed: int) -> 
     return NeverSeen(
         forgotten=slices,
         reference=judged(reference, classes_of_reference, by_user(reference)),
-        num_forgotten=sizes[1],
+        num_forgotten=num_forgotten,
     )
 
 
@@ -129,12 +153,13 @@ def list_margins(
     Differentiable in the pair's own score; the list's end and the deviation are constants.
 
     Args:
+        users: Of this worker; only the rows of ``judged.users`` count.
         masked: Pairs that are never recommended: the user's retained ones.
     """
     with torch.no_grad():
         centred = items - items.mean(dim=0)
         spread = centred.T @ centred / len(items)
-        asked = np.unique(judged.pairs.users)
+        asked = judged.users
         ends, deviations = users.new_zeros(len(users)), users.new_ones(len(users))
         for start in range(0, len(asked), BLOCK_USERS):
             block = asked[start : start + BLOCK_USERS]

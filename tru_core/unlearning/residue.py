@@ -68,6 +68,11 @@ class _Edges:
     def keys(self) -> IntArray:
         return self.members * self.num_groups + self.groups
 
+    @cached_property
+    def starts(self) -> IntArray:
+        """Where the edges of each member up to the last begin, and where all end."""
+        return np.concatenate([[0], np.cumsum(np.bincount(self.members))])
+
 
 def _edges(members: IntArray, groups: IntArray, num_groups: int) -> _Edges:
     keys = sorted_distinct(members * num_groups + groups)
@@ -77,7 +82,7 @@ def _edges(members: IntArray, groups: IntArray, num_groups: int) -> _Edges:
 def _share(first: IntArray, second: IntArray, edges: _Edges) -> NDArray[np.bool_]:
     """Say for each pair of members whether some group holds both: one lookup for each group of the rarer member."""
     sides, every = np.stack([first, second]), np.arange(len(first))
-    starts, stops = (np.searchsorted(edges.members, sides, side=side) for side in ("left", "right"))
+    starts, stops = (edges.starts[np.minimum(members, len(edges.starts) - 1)] for members in (sides, sides + 1))
     rarer = (stops - starts).argmin(axis=0)
     starts, lengths, others = starts[rarer, every], (stops - starts)[rarer, every], sides[1 - rarer, every]
     found, keys = np.zeros(len(first), dtype=bool), edges.keys

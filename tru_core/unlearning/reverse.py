@@ -15,6 +15,7 @@ tables only touched rows move; Adam's memory is short, because the targets move 
 
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,7 +41,7 @@ from tru_core.unlearning.never_seen import Judged, compare_with_never_seen, list
 from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.refit import endless_batches
 from tru_core.unlearning.residue import MAX_PAIRS, Contrast, pair_source
-from tru_core.unlearning.stop_rule import Look, Reverse
+from tru_core.unlearning.stop_rule import Look, Reverse, Vectors
 from tru_core.unlearning.targeting import Targeting, measure_norms, target
 from tru_core.unlearning.tru_settings import TRUSettings
 
@@ -146,18 +147,21 @@ def _make_task(
     )
 
 
-def _reverse_loss(model: Backbone, problem: Problem, task: _Task, settings: TRUSettings) -> Tensor:
+def _users_of(judged: Judged | None) -> IntArray:
+    return np.zeros(0, dtype=np.int64) if judged is None else judged.users
+
+
+def _reverse_loss(vectors: Vectors, problem: Problem, task: _Task, settings: TRUSettings) -> Tensor:
     """This worker's share of the matched losses."""
-    graph = problem.graph_without
-    users, items = model.embeddings(graph)
+    collective, (users, items) = problem.graph_without.collective, vectors
     loss = 0.0 * items.sum()  # a tensor with a gradient on every worker, whatever is left to do
     if task.forgotten is not None:
         margins = list_margins(users, items.detach(), task.forgotten, problem.retain)
-        loss = loss + settings.forget_weight * matched_distance(margins, task.reference, graph.collective)
+        loss = loss + settings.forget_weight * matched_distance(margins, task.reference, collective)
     if task.pairs is not None:
-        found, random = likeness(items, task.pairs, graph.collective)
+        found, random = likeness(items, task.pairs, collective)
         level = never_together(random, task.held_out)
-        loss = loss + settings.residue_weight * matched_distance(found, level, graph.collective)
+        loss = loss + settings.residue_weight * matched_distance(found, level, collective)
     return loss
 
 
@@ -181,15 +185,27 @@ def _retained_loss(model: Backbone, problem: Problem, batch: Batch) -> Tensor:
 
 
 def _step(
-    model: Backbone, problem: Problem, task: _Task, optimizer: torch.optim.Adam, settings: TRUSettings
+    model: Backbone,
+    problem: Problem,
+    task: _Task,
+    optimizer: torch.optim.Adam,
+    settings: TRUSettings,
+    *,
+    vectors: Vectors | None,
 ) -> Targeting:
-    """Take one step: repair on a retained batch, reverse against it."""
+    """Take one step: repair on a retained batch, reverse against it.
+
+    Args:
+        vectors: The model's output vectors, at least of the users of the step, to go back from; None: it computes them.
+    """
     collective = problem.graph_without.collective
     kept, energies = {}, None
     if task.batch is not None:
         kept = _gradients(model, _retained_loss(model, problem, task.batch), task, collective)
         energies, _ = measure_norms(model, collective)
-    reversed_ = _gradients(model, _reverse_loss(model, problem, task, settings), task, collective)
+    if vectors is None:
+        vectors = model.some_embeddings(problem.graph_without, _users_of(task.forgotten))
+    reversed_ = _gradients(model, _reverse_loss(vectors, problem, task, settings), task, collective)
     forget_energies, sensitivity = measure_norms(model, collective)
     targeting = target(model, energies or forget_energies, forget_energies, sensitivity, settings, collective)
     module_of = {parameter: name for name, group in model.anatomy.modules.items() for parameter in group}
@@ -242,6 +258,21 @@ def make_reverse_optimizer(model: Backbone, problem: Problem, settings: TRUSetti
     return torch.optim.Adam(groups, betas=_BETAS, fused=True)
 
 
+@contextmanager
+def only_moving(model: Backbone, optimizer: torch.optim.Adam) -> Iterator[None]:
+    """Let autograd follow what the optimizer moves alone; leave no gradients behind."""
+    moving = {group["name"] for group in optimizer.param_groups}
+    still = [p for name, p in model.named_parameters() if name not in moving and p.requires_grad]
+    try:
+        for parameter in still:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in still:
+            parameter.requires_grad_(True)
+        model.zero_grad(set_to_none=True)
+
+
 def run_round(
     model: Backbone,
     problem: Problem,
@@ -254,10 +285,10 @@ def run_round(
     first: int,
     num_steps: int,
 ) -> Targeting:
-    """Take some steps.
+    """Take some steps, inside :func:`only_moving`.
 
     Args:
-        look: At the model as it is.
+        look: At the model as it is. Its vectors are gone back from.
         work: :func:`work_left`; a loss that it does not name is left out.
         first: Number of the first step, from 0.
 
@@ -268,18 +299,10 @@ def run_round(
     if settings.repairs(moves_shared=shared_rate(model, settings) > 0):
         every = endless_batches(reverse.around, problem, batch_size=settings.batch_size, seed=settings.seed)
         batches = itertools.islice(every, first, None)
-    moving = {group["name"] for group in optimizer.param_groups}
-    still = [p for name, p in model.named_parameters() if name not in moving and p.requires_grad]
     targeting = Targeting(scales={}, sensitivity={}, chosen=frozenset())
-    try:
-        for parameter in still:
-            parameter.requires_grad_(False)
-        for number in range(first, first + num_steps):
-            batch = next(batches, None)
-            task = _make_task(model, problem, reverse, settings, batch=batch, look=look, work=work, number=number)
-            targeting = _step(model, problem, task, optimizer, settings)
-    finally:
-        for parameter in still:
-            parameter.requires_grad_(True)
-        model.zero_grad(set_to_none=True)
+    for number in range(first, first + num_steps):
+        batch = next(batches, None)
+        task = _make_task(model, problem, reverse, settings, batch=batch, look=look, work=work, number=number)
+        vectors = look.vectors if number == first else None
+        targeting = _step(model, problem, task, optimizer, settings, vectors=vectors)
     return targeting

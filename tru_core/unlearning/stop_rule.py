@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tru_core.backbones.base import Backbone
 from tru_core.collective import Collective, all_sum_number
@@ -20,6 +22,8 @@ from tru_core.unlearning.never_seen import NeverSeen, joined, list_margins
 from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.residue import Contrast, PairSource
 from tru_core.unlearning.tru_settings import TRUSettings
+
+Vectors = tuple[Float[Tensor, "user dim"], Float[Tensor, "item dim"]]
 
 FORGET_SLACK = 1.5
 """How many tolerances forgotten pairs may be from held-out ones: those of three Retrains rank above them with a chance
@@ -94,12 +98,15 @@ class Look:
     """A look at a model.
 
     Attributes:
+        vectors: Output vectors of the users that are judged and of all items, with what it takes to go back from them,
+            once: the first step after the look need not compute them again.
         statistics: Those of the stop rule.
         reference: Margins of the held-out pairs, which the next steps compare with.
         valid_hits, forget_hits: Share of the held-out pairs, and of the forgotten ones that are compared with them,
             among their user's first 20, a mean over users. 0 where there are none.
     """
 
+    vectors: Vectors
     statistics: Statistics
     reference: Values
     valid_hits: float
@@ -136,16 +143,15 @@ def look_at(model: Backbone, problem: Problem, reverse: Reverse) -> Look:
         NumericsError: If a vector is not finite.
     """
     collective, never_seen = problem.graph_without.collective, reverse.never_seen
-    with torch.no_grad():
-        users, items = model.embeddings(problem.graph_without)
+    vectors = model.some_embeddings(problem.graph_without, never_seen.users)
+    users, items = (of_side.detach() for of_side in vectors)
     if all_sum_number(int(not (torch.isfinite(users).all() and torch.isfinite(items).all())), collective):
         raise NumericsError(
             "the model's vectors are not finite. The last checkpoint is kept and nothing was published. Lower "
             "reverse_learning_rate; if it was so before the first step, train the model again."
         )
-    with torch.no_grad():
-        margins = joined(tuple(list_margins(users, items, part, problem.retain) for part in never_seen.forgotten))
-        reference = list_margins(users, items, never_seen.reference, problem.retain)
+    margins = joined(tuple(list_margins(users, items, part, problem.retain) for part in never_seen.forgotten))
+    reference = list_margins(users, items, never_seen.reference, problem.retain)
     num_pairs, residue = 0, 0.5
     if reverse.stop is not None:
         num_pairs = len(reverse.stop.pairs)
@@ -159,6 +165,7 @@ def look_at(model: Backbone, problem: Problem, reverse: Reverse) -> Look:
         residue_noise=chance_noise(num_pairs),
     )
     return Look(
+        vectors=vectors,
         statistics=statistics,
         reference=reference,
         valid_hits=_hits(reference, collective),

@@ -27,7 +27,7 @@ from tru_core.unlearning.algorithm_one import algorithm_one
 from tru_core.unlearning.item_rows import replace_item_rows
 from tru_core.unlearning.method import Candidate, Method, Tools, candidate_of
 from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.reverse import make_reverse_optimizer, plan_reverse, run_round
+from tru_core.unlearning.reverse import make_reverse_optimizer, only_moving, plan_reverse, run_round
 from tru_core.unlearning.rows import fresh_seed, reset_subject_rows
 from tru_core.unlearning.stop_rule import Look, look_at, work_left
 from tru_core.unlearning.targeting import Targeting, check_settings
@@ -88,28 +88,30 @@ def unlearn(
     if state.parameters:
         set_parameters(model, state.parameters)
         restore_adam(optimizer, state.moments)
-    look, targeting = look_at(model, problem, reverse), None
-    while True:
-        if len(state.history) == state.epoch:
-            _close_round(state, model, optimizer, look, targeting, num_visited=num_visited)
-            is_harmful = look.valid_hits < (1.0 - settings.max_quality_loss) * state.history[0]["valid_hits20"]
-            if not is_harmful:
-                state.best, state.best_epoch, state.best_score = state.parameters, state.epoch, look.statistics.score
-            state.seconds += time.perf_counter() - started
-            started = time.perf_counter()
-            if on_epoch is not None and state.epoch:
-                on_epoch(state)
-        first = state.epoch * settings.round_steps
-        num_steps = min(settings.round_steps, settings.reverse_steps - first)
-        work = work_left(look.statistics, state.history[0], settings)
-        if num_steps <= 0 or not work or state.best_epoch < state.epoch:
-            set_parameters(model, state.best)
-            return state
-        targeting = run_round(
-            model, problem, reverse, look, optimizer, settings, work=work, first=first, num_steps=num_steps
-        )
-        look = look_at(model, problem, reverse)
-        state.epoch += 1
+    with only_moving(model, optimizer):
+        look, targeting = look_at(model, problem, reverse), None
+        while True:
+            if len(state.history) == state.epoch:
+                _close_round(state, model, optimizer, look, targeting, num_visited=num_visited)
+                is_harmful = look.valid_hits < (1.0 - settings.max_quality_loss) * state.history[0]["valid_hits20"]
+                if not is_harmful:
+                    state.best, state.best_epoch = state.parameters, state.epoch
+                    state.best_score = look.statistics.score
+                state.seconds += time.perf_counter() - started
+                started = time.perf_counter()
+                if on_epoch is not None and state.epoch:
+                    on_epoch(state)
+            first = state.epoch * settings.round_steps
+            num_steps = min(settings.round_steps, settings.reverse_steps - first)
+            work = work_left(look.statistics, state.history[0], settings)
+            if num_steps <= 0 or not work or state.best_epoch < state.epoch:
+                set_parameters(model, state.best)
+                return state
+            targeting = run_round(
+                model, problem, reverse, look, optimizer, settings, work=work, first=first, num_steps=num_steps
+            )
+            look = look_at(model, problem, reverse)
+            state.epoch += 1
 
 
 def _close_round(
