@@ -140,7 +140,7 @@ def look_at(model: Backbone, problem: Problem, reverse: Reverse) -> Look:
     """Ask both statistics of the stop rule; 0.5 where there is nothing to ask.
 
     Raises:
-        NumericsError: If a vector is not finite.
+        NumericsError: If a vector of an item or of a user that is judged is not finite.
     """
     collective, never_seen = problem.graph_without.collective, reverse.never_seen
     vectors = model.some_embeddings(problem.graph_without, never_seen.users)
