@@ -56,8 +56,8 @@ setup-core: .venv-core/.ready
 	@$(MAKE) check-python
 	@echo "Making a small Python environment without Ray in .venv-core (about a minute)"
 	@$(call quietly,$(PYTHON) -m venv .venv-core,making .venv-core)
-	@$(call quietly,.venv-core/bin/python -m pip install $(PIP_FLAGS) $(TORCH_ARGS) $(TORCH) -c constraints.txt,installing PyTorch)
-	@$(call quietly,.venv-core/bin/python -m pip install $(PIP_FLAGS) $(CORE_PACKAGES) -c constraints.txt,installing the test tools)
+	@$(call quietly,.venv-core/bin/python -m pip install --no-compile $(PIP_FLAGS) $(TORCH_ARGS) $(TORCH) -c constraints.txt,installing PyTorch)
+	@$(call quietly,.venv-core/bin/python -m pip install --no-compile $(PIP_FLAGS) $(CORE_PACKAGES) -c constraints.txt,installing the test tools)
 	@touch .venv-core/.ready
 
 .PHONY: check-python
