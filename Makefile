@@ -52,6 +52,7 @@ setup: .venv/.ready
 setup-core: .venv-core/.ready
 	@echo "Installed in .venv-core"
 
+# Nothing is compiled here: that takes two thirds of the installation, and the first tests compile what they need.
 .venv-core/.ready: Makefile constraints.txt
 	@$(MAKE) check-python
 	@echo "Making a small Python environment without Ray in .venv-core (about a minute)"
@@ -77,7 +78,7 @@ test-core: .venv-core/.ready
 		found = [n for n in ("ray", "pyarrow", "s3fs", "boto3", "torch_geometric") if u.find_spec(n)]; \
 		sys.exit(f".venv-core must not have: {found}" if found else 0)'
 	@echo "No Ray, no pyarrow, no storage client here: the algorithm alone."
-	@.venv-core/bin/python -m pytest tests/core $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE .venv-core/bin/python -m pytest tests/core $(ARGS)
 
 lint: .venv/.ready
 	@echo "ruff: style and banned calls"; .venv/bin/ruff check --quiet .
