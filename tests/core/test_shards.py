@@ -342,7 +342,7 @@ def test_an_ensemble_ranks_held_out_items_above_chance(name: str) -> None:
     part = shards_of(tiny_world(num_users=90, num_items=40), 1)[0]
     problem, model = problem_of(part, make_request(users=np.array([3, 16]))), build_model(part)
     tools = tools_of(part, max_epochs=10, patience=10)
-    settings = SETTINGS[name].model_copy(update={"epochs": 10, "batch_size": 32})
+    settings = SETTINGS[name].model_copy(update={"batch_size": 32})
     candidate = run_method(METHODS[name], model, problem, settings, tools)
     untrained = [vectors.detach() for vectors in build_model(part, seed=8).embeddings(problem.graph_without)]
     outcome = measure(candidate.users, candidate.items, problem, ALONE)
