@@ -200,7 +200,7 @@ def test_a_sweep_judges_by_validation_and_forget_pairs_and_is_done_once(
     assert newest_outcome(store, figures["run_id"])["exit_code"] == 5
 
     print_sweep(figures)
-    assert str(figures["best_job"]) in capfd.readouterr().out.replace("\n", "")
+    assert str(figures["best_job"]) in capfd.readouterr().out
 
 
 @pytest.mark.ray
@@ -235,6 +235,26 @@ def test_a_failed_trial_is_listed_and_all_failed_is_an_error(ray_session: None, 
     with pytest.raises(NumericsError, match="all 2 trials failed"):
         sweep(hopeless, best_job_path=tmp_path / "best-3.yaml", show_progress=False)
     assert not (tmp_path / "best-3.yaml").exists()
+
+
+def test_no_number_and_no_path_is_cut_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    row = {"trial": "one", "gate_weight": 1e-4, "branch_scaling": False, "module_share": 0.75}
+    row |= {"reverse_learning_rate": 0.00125, "shared_learning_rate": 1e-5, "seconds": 12345.678}
+    row |= {"valid_recall20": 0.01234, "forget_recall20": 0.02345, "score": -0.03456}
+    lost = {"trial": "two", "valid_recall20": None, "forget_recall20": None, "score": None}
+    trials = [row | {"error": None}, row | lost | {"error_kind": "NumericsError", "error": "the loss is nan " * 9}]
+    best_job = "/" + "folder/" * 20 + "best.yaml"
+    print_sweep({"trials": trials, "best": trials[0], "best_job": best_job})
+    printed = capsys.readouterr().out
+    settings = "0.0001 off 0.75 0.00125 1e-05"
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert f"best {settings} 0.0123 0.0234 -0.0346 12345.7" in lines
+    assert f"failed (1) {settings} - - - 12345.7" in lines
+    assert f"(1) NumericsError: {trials[1]['error'].strip()}" in lines
+    assert f"The best setting as a job file: {best_job}" in lines
 
 
 def test_a_grid_that_is_too_large_is_refused_before_anything_starts(tmp_path: Path) -> None:

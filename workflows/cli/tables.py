@@ -101,10 +101,11 @@ def print_comparison(rows: Sequence[SummaryRow], failed: Sequence[Mapping[str, A
 
 def print_sweep(figures: dict[str, Any]) -> None:
     """Print a sweep's trials, the best marked, the errors of failed ones below, and where the best job file lies."""
-    table = Table(title="What each setting of TRU does to validation and forget pairs")
-    headings = ("Gate weight", "Branch scaling", "Module share", "Reverse rate", "Shared rate")
-    for heading in ("", *headings, "Valid Recall@20", "Forget Recall@20", "Score", "Seconds"):
-        table.add_column(heading, justify="right")
+    title = "What each setting of TRU does to validation and forget pairs"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    settings = ("gate\nweight", "branch\nscaling", "module\nshare", "reverse\nrate", "shared\nrate")
+    for heading in ("", *settings, "valid\nR@20", "forget\nR@20", "score", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
     failed = []
     for row in figures["trials"]:
         is_best = row["trial"] == figures["best"]["trial"]
@@ -123,21 +124,21 @@ def print_sweep(figures: dict[str, Any]) -> None:
             _number(row["seconds"], ".1f"),
             style="bold" if is_best else None,
         )
-    console = Console()
+    console = Console(width=TERMINAL_COLUMNS, soft_wrap=True)
     console.print(table)
     for number, row in enumerate(failed, start=1):
         console.print(f"({number}) {row['error_kind']}: {row['error']}", highlight=False, markup=False)
     console.print(
         "Score: validation recall less its distance to forget recall; higher is better. Test pairs took no part in the "
-        f"choice. The best setting as a job file: {figures['best_job']}",
+        f"choice.\nThe best setting as a job file: {figures['best_job']}",
         highlight=False,
         markup=False,
     )
 
 
 def print_figures(figures: dict[str, Any]) -> None:
-    """Print figures, one on a line."""
-    console = Console()
+    """Print figures, one on a line however narrow the terminal is: what is cut in two cannot be searched or copied."""
+    console = Console(soft_wrap=True)
     for name, value in figures.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {entry}" for key, entry in value.items()) or "-"
