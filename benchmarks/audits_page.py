@@ -150,17 +150,33 @@ def _evidence(by_seed: dict[int, dict[str, Row]]) -> str:
     for place in [_place(f) for f in any_row["findings"] if f["verdict"] != "reported"]:
         found = {name: _find(row, place) for name, row in sheet.items()}
         first = next(f for f in found.values() if f is not None)
-        reference = "-" if first["reference_value"] is None else f"{first['reference_value']:.3f}"
-        reference += f" ±{first['margin']:.3f}" if first["margin"] else ""
         original = "-" if first["original"] is None else f"{first['original']:.3f}"
-        values = ["-" if f is None else f"{f['value']:.3f}{_flag(f)}" for f in found.values()]
-        lines.append(_line([f"{place[0]}: {place[1]}", original, reference, *values]))
-    measured = any_row["measured"]
-    lines += [
-        "",
-        f"Measured {measured['at']} on {measured['cores']} cores ({measured['processor']}), other work beside.",
-    ]
+        values = ["-" if f is None else f"{f['value']:.3f}{_own(f, first)}{_flag(f)}" for f in found.values()]
+        lines.append(_line([f"{place[0]}: {place[1]}", original, _reference(first), *values]))
+    lines += ["", _measured(list(sheet.values()))]
     return "\n".join(lines) + "\n"
+
+
+def _measured(rows: Sequence[Row]) -> str:
+    """When and where, the candidates named that were examined apart from the first."""
+    first = rows[0]["measured"]
+    apart: dict[str, list[str]] = {}
+    for row in rows:
+        if row["measured"]["at"] != first["at"]:
+            apart.setdefault(row["measured"]["at"], []).append(_name([row]))
+    said = f"Measured {first['at']} on {first['cores']} cores ({first['processor']}), other work beside"
+    said += "".join(f"; {', '.join(names)}: {at}" for at, names in apart.items()) + "."
+    return said + (" In parentheses the reference of that time, where it is another." if apart else "")
+
+
+def _reference(finding: Row) -> str:
+    margin = f" ±{finding['margin']:.3f}" if finding["margin"] else ""
+    return "-" if finding["reference_value"] is None else f"{finding['reference_value']:.3f}{margin}"
+
+
+def _own(finding: Row, first: Row) -> str:
+    """The reference of a candidate that was examined another time, beside Retrains of another machine."""
+    return "" if _reference(finding) == _reference(first) else f" ({_reference(finding)})"
 
 
 def _flag(finding: Row) -> str:
