@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.audit_cases import audit_world, with_request
-from tru_core.audits.base import AuditCase, Measurement, System
+from tru_core.audits.base import AUDIT_VERSION, AuditCase, Measurement, System
 from tru_core.audits.neighbours import jaccard, rank_biased_overlap
 from tru_core.audits.pair_ranks import pair_ranks, rank_among
 from tru_core.audits.shadows import draw_members, shadow_train_pairs, subjects_of
@@ -42,6 +42,18 @@ def test_a_value_among_the_retrains_passes_and_one_outside_fails_on_either_side(
         verdict = judge([replace(MEMORY, value=value), SUBJECT], num_retrains=3, num_shadows=0)
         assert verdict.verdict == "failed"
         assert ("above" if value > 0.5 else "below") in verdict.findings[0].reason
+
+
+def test_the_margin_is_that_of_the_version_s_rules():
+    """Two Retrains' worth of freedom and four of the prior; 0.05 shared by two statistics, on two sides.
+
+    Where this fails, AUDIT_VERSION has to be raised: stored audits and committed rows are told apart by it alone.
+    """
+    squares = sum((value - 0.51 + 0.02 / 3) ** 2 for value in MEMORY.references)
+    spread = ((squares + 4 * (0.015**2 + MEMORY.floor**2)) / 6) ** 0.5
+    quantile = 2.9687  # Student's t, 6 degrees of freedom, 1 - 0.05 / 4
+    finding = judge([MEMORY, SUBJECT], num_retrains=3, num_shadows=0).findings[0]
+    assert (AUDIT_VERSION, finding.margin) == (2, pytest.approx(quantile * spread * (4 / 3) ** 0.5, rel=1e-4))
 
 
 def test_an_attack_that_does_not_see_the_original_never_passes_anybody():
