@@ -175,8 +175,9 @@ def _reference(finding: Row) -> str:
 
 
 def _own(finding: Row, first: Row) -> str:
-    """The reference of a candidate that was examined another time, beside Retrains of another machine."""
-    return "" if _reference(finding) == _reference(first) else f" ({_reference(finding)})"
+    """The reference that a candidate was held against, where it is not that of the column: examined another time."""
+    own = _reference(finding)
+    return "" if own == _reference(first) else f" ({own})"
 
 
 def _flag(finding: Row) -> str:

@@ -49,7 +49,7 @@ def test_the_margin_is_that_of_the_version_s_rules():
 
     Where this fails, AUDIT_VERSION has to be raised: stored audits and committed rows are told apart by it alone.
     """
-    squares = sum((value - 0.51 + 0.02 / 3) ** 2 for value in MEMORY.references)
+    squares = float(np.square(MEMORY.references - np.mean(MEMORY.references)).sum())
     spread = ((squares + 4 * (0.015**2 + MEMORY.floor**2)) / 6) ** 0.5
     quantile = 2.9687  # Student's t, 6 degrees of freedom, 1 - 0.05 / 4
     finding = judge([MEMORY, SUBJECT], num_retrains=3, num_shadows=0).findings[0]

@@ -124,24 +124,22 @@ def print_sweep(figures: dict[str, Any]) -> None:
             _number(row["seconds"], ".1f"),
             style="bold" if is_best else None,
         )
-    console = Console(width=TERMINAL_COLUMNS, soft_wrap=True)
+    console = Console(width=TERMINAL_COLUMNS, soft_wrap=True, highlight=False, markup=False)
     console.print(table)
     for number, row in enumerate(failed, start=1):
-        console.print(f"({number}) {row['error_kind']}: {row['error']}", highlight=False, markup=False)
+        console.print(f"({number}) {row['error_kind']}: {row['error']}")
     console.print(
         "Score: validation recall less its distance to forget recall; higher is better. Test pairs took no part in the "
-        f"choice.\nThe best setting as a job file: {figures['best_job']}",
-        highlight=False,
-        markup=False,
+        f"choice.\nThe best setting as a job file: {figures['best_job']}"
     )
 
 
 def print_figures(figures: dict[str, Any]) -> None:
     """Print figures, one on a line however narrow the terminal is: what is cut in two cannot be searched or copied."""
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     for name, value in figures.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {entry}" for key, entry in value.items()) or "-"
         elif isinstance(value, float):
             value = f"{value:.4f}"
-        console.print(f"{name.replace('_', ' '):<22} {value}", highlight=False, markup=False)
+        console.print(f"{name.replace('_', ' '):<22} {value}")
