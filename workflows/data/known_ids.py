@@ -16,7 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workflows.data.ids import read_ids
+from workflows.data.ids import read_id_texts, read_ids
+from workflows.data.manifest import SnapshotManifest
+from workflows.data.requests import DeletionRequest
+from workflows.data.snapshot import read_vocabulary
+from workflows.storage import FileEntry, ObjectStore
 
 _SIGNED = r"^[+]?0*([0-9]+)$"
 _GROUPED = r"^[+]?[0-9]{1,3}([,. '_][0-9]{3})+$"
@@ -35,6 +39,63 @@ class Match:
 
     places: Mapping[str, int] = field(default_factory=dict)
     alike: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What a data set has of the ids that requests name: their rows, and what only looks like one of its ids.
+
+    Keys are the ids as the requests hold them, also where an earlier version took them in before they were read.
+    """
+
+    users: Match
+    items: Match
+
+    def user_row(self, request: DeletionRequest) -> int | None:
+        """The row of the user that a request names; None if it names none or the data set does not know it."""
+        return self.users.places.get(request.user_id) if request.kind != "item" else None
+
+    def item_row(self, request: DeletionRequest) -> int | None:
+        """The row of the item that a request names; None if it names none or the data set does not know it."""
+        return self.items.places.get(request.item_id) if request.kind != "user" else None
+
+    def knows(self, request: DeletionRequest) -> bool:
+        """Whether the data set knows every id of a request."""
+        has_user = request.kind == "item" or request.user_id in self.users.places
+        return has_user and (request.kind == "user" or request.item_id in self.items.places)
+
+    def alike(self, request: DeletionRequest) -> list[tuple[str, str]]:
+        """The columns of a request whose ids only look like ids of the data set, and in what they differ."""
+        found = []
+        if request.kind != "item" and request.user_id in self.users.alike:
+            found.append(("user_id", self.users.alike[request.user_id]))
+        if request.kind != "user" and request.item_id in self.items.alike:
+            found.append(("item_id", self.items.alike[request.item_id]))
+        return found
+
+
+def look_up(store: ObjectStore, snapshot: SnapshotManifest, requests: Sequence[DeletionRequest]) -> Lookup:
+    """Look up what requests name. Reads the vocabularies of the sides that they name, each once."""
+    users = {request.user_id for request in requests if request.kind != "item"}
+    items = {request.item_id for request in requests if request.kind != "user"}
+    return Lookup(
+        users=find_rows(store, snapshot.user_vocabulary, sorted(users)),
+        items=find_rows(store, snapshot.item_vocabulary, sorted(items)),
+    )
+
+
+def find_rows(store: ObjectStore, vocabulary: FileEntry, asked: Sequence[str]) -> Match:
+    """Find ids in one side of a snapshot: a match whose places are rows. ``asked`` need not be read yet."""
+    if not len(asked):
+        return Match()
+    stored, rows = read_vocabulary(store, vocabulary)
+    read, _ = read_id_texts(asked)
+    as_read = {text: one or text for text, one in zip(asked, read, strict=True)}  # what cannot be read is not known
+    match = match_ids(stored, sorted(set(as_read.values())))
+    return Match(
+        places={text: int(rows[match.places[one]]) for text, one in as_read.items() if one in match.places},
+        alike={text: match.alike[one] for text, one in as_read.items() if one in match.alike},
+    )
 
 
 def match_ids(stored: Sequence[str], wanted: Sequence[str]) -> Match:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tru_core.hashing import user_bucket
 from tru_core.keys import IdentityKey
+from workflows.data.ids import earlier_spellings, read_id_texts
 from workflows.data.manifest import SnapshotManifest
 from workflows.data.requests import DeletionRequest, Kind
 from workflows.data.snapshot import current_snapshot, read_interactions, read_vocabulary
@@ -46,11 +47,11 @@ def sweep_dataset(store: ObjectStore, dataset: str, index: TombstoneIndex, key: 
     snapshot = current_snapshot(store, dataset)
     user_ids, user_rows = read_vocabulary(store, snapshot.user_vocabulary)
     item_ids, item_rows = read_vocabulary(store, snapshot.item_vocabulary)
-    user_digests = [key.digest("user", text) for text in user_ids]
-    item_digests = [key.digest("item", text) for text in item_ids]
+    user_digests = [_digests(key, "user", text) for text in _as_read(user_ids)]
+    item_digests = [_digests(key, "item", text) for text in _as_read(item_ids)]
     wanted = [stone for stone in index.pairs() if index.blocks("interaction", stone.digest)]
-    users = {digest: place for place, digest in enumerate(user_digests)}
-    items = {digest: place for place, digest in enumerate(item_digests)}
+    users = {digest: place for place, digests in enumerate(user_digests) for digest in digests}
+    items = {digest: place for place, digests in enumerate(item_digests) for digest in digests}
     places = [
         (users[stone.user_digest], items[stone.item_digest])
         for stone in wanted
@@ -60,10 +61,26 @@ def sweep_dataset(store: ObjectStore, dataset: str, index: TombstoneIndex, key: 
     is_there = _are_there(store, snapshot, rows)
     return SweepHits(
         snapshot_id=snapshot.snapshot_id,
-        users=[text for text, digest in zip(user_ids, user_digests, strict=True) if index.blocks("user", digest)],
-        items=[text for text, digest in zip(item_ids, item_digests, strict=True) if index.blocks("item", digest)],
+        users=[text for text, own in zip(user_ids, user_digests, strict=True) if _is_blocked(index, "user", own)],
+        items=[text for text, own in zip(item_ids, item_digests, strict=True) if _is_blocked(index, "item", own)],
         pairs=[(user_ids[u], item_ids[i]) for (u, i), found in zip(places, is_there, strict=True) if found],
     )
+
+
+def _as_read(ids: Sequence[str]) -> list[str]:
+    """Ids as requests name them; what an earlier version took in and cannot be read now stays as it is."""
+    read, _ = read_id_texts(ids)
+    return [one or text for one, text in zip(read, ids, strict=True)]
+
+
+def _digests(key: IdentityKey, kind: Kind, text: str) -> list[str]:
+    """The keyed digests under which tombstones of an id may stand."""
+    return [key.digest(kind, spelling) for spelling in (text, *earlier_spellings(text))]
+
+
+def _is_blocked(index: TombstoneIndex, kind: Kind, digests: Sequence[str]) -> bool:
+    """Whether a subject must stay out under any of the spellings of its id."""
+    return any(index.blocks(kind, digest) for digest in digests)
 
 
 def _are_there(store: ObjectStore, snapshot: SnapshotManifest, pairs: Sequence[tuple[int, int]]) -> list[bool]:

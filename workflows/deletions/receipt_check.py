@@ -11,8 +11,10 @@ from tru_core.keys import IdentityKey, IdentityKind
 from tru_core.receipt import NO_FILES, NO_SUBJECT, Verification, check_chain
 from tru_core.statement import DataState, ModelState
 from workflows.data.deletion import buckets_named, is_named
+from workflows.data.ids import read_id_texts
+from workflows.data.known_ids import find_rows
 from workflows.data.manifest import SnapshotManifest, read_manifest
-from workflows.data.snapshot import read_interactions, read_vocabulary
+from workflows.data.snapshot import read_interactions
 from workflows.ledger.receipt_log import read_issued
 from workflows.models.model_record import file_digest, file_entry, state_entries, tensor_digest
 from workflows.storage import FileEntry, ObjectStore, read_verified
@@ -75,7 +77,10 @@ def check_subject(
             f"receipt {said.receipt_id} was made with identity key {said.identity_key_id}, the one given is "
             f"{identity.key_id}. Whom it is about was not checked."
         )
-    if verification.leaf.kind != kind or verification.leaf.subject_digest != identity.digest(kind, *ids):
+    read, _ = read_id_texts(ids)
+    spellings = [list(ids), [one or text for one, text in zip(read, ids, strict=True)]]
+    digests = {identity.digest(kind, *spelling) for spelling in spellings}
+    if verification.leaf.kind != kind or verification.leaf.subject_digest not in digests:
         raise IntegrityError(
             f"receipt {said.receipt_id} is about another subject than the {kind} that was named. Check the id and its "
             f"spelling, byte by byte."
@@ -139,7 +144,7 @@ def _is_model_there(store: ObjectStore, model: ModelState) -> bool:
 
 def _is_id_there(store: ObjectStore, manifest: SnapshotManifest, kind: IdentityKind, ids: Sequence[str]) -> bool:
     vocabulary = manifest.user_vocabulary if kind == "user" else manifest.item_vocabulary
-    return ids[0] in read_vocabulary(store, vocabulary)[0]
+    return ids[0] in find_rows(store, vocabulary, ids).places
 
 
 def _is_pair_there(store: ObjectStore, manifest: SnapshotManifest, user_id: str, item_id: str) -> bool:
@@ -153,5 +158,4 @@ def _is_pair_there(store: ObjectStore, manifest: SnapshotManifest, user_id: str,
 
 
 def _row_of(store: ObjectStore, vocabulary: FileEntry, outside_id: str) -> int | None:
-    ids, rows = read_vocabulary(store, vocabulary)
-    return int(rows[ids.index(outside_id)]) if outside_id in ids else None
+    return find_rows(store, vocabulary, [outside_id]).places.get(outside_id)

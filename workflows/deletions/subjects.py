@@ -1,7 +1,5 @@
 """What requests name in a data set: outside ids to rows, and how many interactions each row or pair stands for."""
 
-import logging
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,12 +8,11 @@ from numpy.typing import NDArray
 
 from tru_core.interactions import IntArray
 from workflows.data.deletion import buckets_named, is_named, pair_keys
+from workflows.data.known_ids import look_up
 from workflows.data.requests import DeletionRequest, Kind
-from workflows.data.snapshot import TRAIN, SnapshotManifest, read_interactions, read_vocabulary
-from workflows.storage import FileEntry, ObjectStore
+from workflows.data.snapshot import TRAIN, SnapshotManifest, read_interactions
+from workflows.storage import ObjectStore
 from workflows.tasks import RequestRows
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,43 +65,9 @@ def rows_of(subjects: Sequence[Subject]) -> RequestRows:
 
 
 def find_subjects(store: ObjectStore, snapshot: SnapshotManifest, requests: Sequence[DeletionRequest]) -> list[Subject]:
-    """Find what each request names, in the requests' order. Warns of an id that looks like another one's."""
-    user_ids = {request.user_id for request in requests if request.kind != "item"}
-    item_ids = {request.item_id for request in requests if request.kind != "user"}
-    users, similar_users = _find_rows(store, snapshot.user_vocabulary, user_ids)
-    items, similar_items = _find_rows(store, snapshot.item_vocabulary, item_ids)
-    for request in requests:
-        for column, value, similar in (
-            ("user_id", request.user_id, similar_users),
-            ("item_id", request.item_id, similar_items),
-        ):
-            if value in similar:
-                log.warning(
-                    "deletion request %s, %s: the data set has another id that looks the same (equal after Unicode "
-                    "NFC, different bytes). Ids are compared byte for byte; that other one was not taken.",
-                    request.request_id,
-                    column,
-                )
-    return [Subject(r.kind, users.get(r.user_id), items.get(r.item_id)) for r in requests]
-
-
-def _find_rows(store: ObjectStore, entry: FileEntry, wanted: set[str]) -> tuple[dict[str, int], set[str]]:
-    """The rows of the wanted ids that are there, and those ids of which a look-alike is there."""
-    if not wanted:
-        return {}, set()
-    ids, rows = read_vocabulary(store, entry)
-    found = {text: int(row) for text, row in zip(ids, rows, strict=True) if text in wanted}
-    spellings: dict[str, list[str]] = {}
-    for text in wanted:
-        spellings.setdefault(_normal(text), []).append(text)
-    similar: set[str] = set()
-    for text in ids:
-        similar |= {other for other in spellings.get(_normal(text), ()) if other != text}
-    return found, similar
-
-
-def _normal(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    """Find what each request names, in the requests' order."""
+    found = look_up(store, snapshot, requests)
+    return [Subject(request.kind, found.user_row(request), found.item_row(request)) for request in requests]
 
 
 # --- counting -----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tru_core.errors import ConfigError
 from tru_core.keys import IdentityKey
+from workflows.data.ids import earlier_spellings
 from workflows.data.tombstones import TombstoneIndex, read_tombstones, tombstoned_datasets
 from workflows.ingest.blocks import Block
 from workflows.keys import KeysConfig, load_identity_key
@@ -94,20 +95,23 @@ def find_blocked(gate: Gate, *, users: pa.Array, items: pa.Array, has_times: boo
         found: list[str] = []
         until: list[int] = []
         for text in ids.to_pylist():
-            digest = gate.key.digest(kind, text)
-            if digest in wanted:
-                named[kind][digest] = text
-            limit = _blocked_until(gate.indexes, kind, digest, has_times)
-            if limit is not None:
+            limits = []
+            for spelling in (text, *earlier_spellings(text)):
+                digest = gate.key.digest(kind, spelling)
+                if digest in wanted:
+                    named[kind][digest] = text
+                limit = _blocked_until(gate.indexes, kind, digest, has_times)
+                limits += [] if limit is None else [limit]
+            if limits:
                 found.append(text)
-                until.append(limit)
+                until.append(max(limits))
         sides[kind] = pa.array(found, pa.string()), np.array(until, dtype=np.int64)
-    limits: dict[tuple[str, str], int] = {}
+    pair_limits: dict[tuple[str, str], int] = {}
     for stone in pairs:
         limit = _blocked_until(gate.indexes, "interaction", stone.digest, has_times)
         if limit is not None and stone.user_digest in named["user"] and stone.item_digest in named["item"]:
-            limits[named["user"][stone.user_digest], named["item"][stone.item_digest]] = limit
-    pair_users, pair_items, codes, pairs_until = _coded(limits)
+            pair_limits[named["user"][stone.user_digest], named["item"][stone.item_digest]] = limit
+    pair_users, pair_items, codes, pairs_until = _coded(pair_limits)
     return BlockedIds(
         users=sides["user"][0],
         users_until=sides["user"][1],
