@@ -25,6 +25,7 @@ from tests.deletion_world import (
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import TruError
 from workflows.config.job import JobConfig
+from workflows.config.ledger import LedgerConfig
 from workflows.data.snapshot import (
     VOCABULARY_SCHEMA,
     current_snapshot,
@@ -72,6 +73,7 @@ def test_an_id_that_is_not_there_is_recorded_as_not_found_and_changes_nothing(
         for i in range(40)
         if not any((u, i, split) in pairs_of(store, snapshot) for split in range(3))
     )
+    job = job.model_copy(update={"ledger": LedgerConfig(max_unknown_share=1)})
     figures = delete(
         job,
         tmp_path,
@@ -188,7 +190,7 @@ def test_a_file_without_requests_changes_nothing(job: JobConfig, store: ObjectSt
     assert objects(store) == before
 
 
-def test_ids_match_byte_for_byte_and_a_look_alike_is_told(
+def test_ids_match_byte_for_byte_and_a_look_alike_is_refused(
     job: JobConfig, store: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     composed = "zoë"
@@ -203,15 +205,12 @@ def test_ids_match_byte_for_byte_and_a_look_alike_is_told(
     )
     publish_snapshot(store, renamed, write_manifest(store, renamed))
     runs.train(job)
-    with caplog.at_level(logging.WARNING):
-        figures = delete(job, tmp_path, f"r1,user,{decomposed},")
-    assert figures["num_requests"] == {"not_found": 1}
-    assert "deletion request r1, user_id" in caplog.text
-    assert composed not in caplog.text
-    assert decomposed not in caplog.text
-    caplog.clear()
+    error = refused(job, write_file(tmp_path, HEADER + f"r1,user,{decomposed},\n"))
+    assert error.exit_code == 3
+    assert "line 2, column user_id: it differs in its Unicode form" in str(error)
+    assert composed not in str(error) + caplog.text
+    assert decomposed not in str(error) + caplog.text
     assert delete(job, tmp_path, f"r2,user,{composed},")["num_requests"] == {"published": 1}
-    assert not caplog.records
 
 
 def test_no_object_key_output_or_message_holds_an_id(

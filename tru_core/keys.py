@@ -42,6 +42,11 @@ class IdentityKey:
         message = canonical_json([TENANT, kind, list(ids)], where="an identity")
         return hmac.digest(self.secret, message, "sha256").hex()
 
+    def pseudonym(self, kind: str, text: str) -> str:
+        """A keyed digest that stands for a text which may name somebody: 24 hexadecimal digits, the same each time."""
+        message = canonical_json([TENANT, "pseudonym", kind, text], where="a pseudonym")
+        return hmac.digest(self.secret, message, "sha256").hex()[:24]
+
     def nonce(self, batch_id: str, request_id: str) -> bytes:
         """The secret salt of a request's leaf in a receipt, 32 bytes: the same again when a batch is finished anew."""
         message = canonical_json([TENANT, "receipt nonce", batch_id, request_id], where="a receipt")

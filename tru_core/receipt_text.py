@@ -7,7 +7,7 @@ from tru_core.statement import Predicate, ReceiptRequest
 
 OUTCOMES = {
     "published": "What the request names was taken out of the data set, and model version {version} now serves.",
-    "not_found": "No data was held about what the request names. It is on the list of what must not come back.",
+    "not_found": "No data was held under what the request names. It is on the list of what must not come back.",
 }
 HEAD = "Receipt {receipt_id} for request {request_id} ({kind}), issued {issued_at}."
 AUDIT = "Audit {name}, {statistic}: {value:.4g} (95 % interval {low:.4g} to {high:.4g}); {verdict}."

@@ -52,6 +52,12 @@ def add_commands(group: Any) -> None:
         "requests", help="CSV, JSON or parquet, or a folder of these: files taken are not taken twice"
     )
 
+    submitting.add_argument(
+        "--as-written",
+        action="store_true",
+        help="ids that the data set does not know, or that only look like one that it knows, are meant as written",
+    )
+
     listing = command("list", "List deletion requests, nearest deadline first.", _list, print_requests)
     listing.add_argument("--state", action="append", choices=STATES, help="only those in this state; may be repeated")
     listing.add_argument("--limit", type=_count, default=50, help="at most so many; default 50")
@@ -117,7 +123,7 @@ def _count(text: str) -> int:
 def _submit(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
     from workflows.ledger.commands import submit
 
-    return submit(job, Path(arguments.requests))
+    return submit(job, Path(arguments.requests), is_as_written=arguments.as_written)
 
 
 def _list(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:

@@ -42,6 +42,10 @@ class LedgerConfig(Settings):
         count_as_verified: Whether the requester counts as verified where the file does not say.
         received_time: ``required`` refuses requests without one; ``submission`` takes the time of submission for it.
         request_id_format: ``uuid`` refuses request ids that are no UUID.
+        max_unknown_share: Where a larger share of a submission names ids that the data set does not know, it is held;
+            of a batch, those requests are. Most often a file has the wrong column or another spelling. A person
+            releases the hold.
+        min_unknown: Fewer such requests are never held.
         sweep_every_days: How old the newest `tru delete sweep` may be before `tru delete due` says so.
     """
 
@@ -50,6 +54,8 @@ class LedgerConfig(Settings):
     count_as_verified: bool = True
     received_time: Literal["required", "submission"] = "submission"
     request_id_format: Literal["text", "uuid"] = "text"
+    max_unknown_share: float = Field(default=0.2, ge=0, le=1)
+    min_unknown: PositiveInt = 3
     sweep_every_days: int = Field(default=30, ge=1, le=45)
 
     @field_validator("regulations")

@@ -260,3 +260,17 @@ def _parse_verified(text: str) -> tuple[bool | None, list[tuple[str, str]]]:
     if text.lower() in _TRUTH:
         return _TRUTH[text.lower()], []
     return None, [("verified", "expected true or false")]
+
+
+# --- ids inside other texts -----------------------------------------------------------------------
+
+
+def names_its_subject(request: DeletionRequest) -> bool:
+    """Whether the request id holds the id of the user or item that the request is about."""
+    return any(holds_id(request.request_id, text) for text in (request.user_id, request.item_id) if text)
+
+
+def holds_id(text: str, outside_id: str) -> bool:
+    """Whether a text holds an id that is long enough to be there on purpose: 17 stands in many numbers by chance."""
+    least = 5 if outside_id.isdecimal() else 4
+    return len(outside_id) >= least and outside_id.casefold() in text.casefold()

@@ -70,6 +70,11 @@ class TombstoneIndex:
     def __len__(self) -> int:
         return sum(subject.deleted_at is not None for subject in self._subjects.values())
 
+    def __contains__(self, stone: Tombstone) -> bool:
+        """Whether the subject of a tombstone was deleted, whatever it consented to since."""
+        subject = self._subjects.get((stone.kind, stone.digest))
+        return subject is not None and subject.deleted_at is not None
+
     def blocks(self, kind: Kind, digest: str, at_time: datetime | None = None) -> bool:
         """Whether a subject must stay out.
 

@@ -20,6 +20,7 @@ from tru_core.statement import (
     audit_result,
 )
 from tru_core.statement import PurgeItem as StatedItem
+from workflows.data.ids import READING
 from workflows.data.snapshot import read_manifest
 from workflows.deletions.attempts import Attempt, published_attempt
 from workflows.deletions.plan import BatchPlan
@@ -109,7 +110,7 @@ def issue(
         audits=_audits(attempt),
         purge=[StatedItem(kind=i.kind, name=i.name, outcome=i.outcome, until=i.until, reason=i.reason) for i in items],
         code=code_state(),
-        known_limits=_limits(plan, attempt),
+        known_limits=[*_limits(plan, attempt), *_looked_through(work.store, plan)],
         unsafe_single_writer=work.store.unsafe_single_writer,
         identity_key_id=work.identity.key_id,
     )
@@ -149,6 +150,21 @@ def _audits(attempt: Attempt | None) -> list[AuditResult]:
     findings: Any = attempt.audit["findings"]
     version: Any = attempt.audit["version"]
     return [audit_result(row, version=version) for row in findings]
+
+
+def _looked_through(store: ObjectStore, plan: BatchPlan) -> list[str]:
+    """How ids were read and what was searched for them, where a request of the batch found nothing."""
+    if all(request.outcome != "not_found" for request in plan.requests):
+        return []
+    snapshot = read_manifest(store, plan.snapshot)
+    num_users = snapshot.num_users - snapshot.num_deleted_users
+    num_items = snapshot.num_items - len(snapshot.deleted_item_rows)
+    return [
+        f"Not found means: ids were read by the rules {READING} (without blanks and quotes around them, 17.0 as 17). "
+        f"They were compared with {num_users} user ids and {num_items} item ids of data set {plan.dataset}, snapshot "
+        f"{plan.snapshot_id}, and for a single interaction with its interactions. Other data sets were not looked "
+        "through."
+    ]
 
 
 def _limits(plan: BatchPlan, attempt: Attempt | None) -> list[str]:

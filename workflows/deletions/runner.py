@@ -33,7 +33,9 @@ from workflows.deletions.steps import (
 from workflows.deletions.work import Work, utc_now
 from workflows.keys import load_identity_key, load_signing_key
 from workflows.ledger import Ledger, SubmitReport, open_ledger
+from workflows.ledger.doubts import find_doubtful
 from workflows.ledger.request_files import open_request_file
+from workflows.ledger.submit_file import submit_requests
 from workflows.running import runs
 from workflows.running.outcomes import recorded
 from workflows.storage import open_store
@@ -41,6 +43,8 @@ from workflows.storage.run_lock import hold_lease
 
 Figures = dict[str, Any]
 Connect = Callable[[], AbstractContextManager[Any]]
+
+_SUBJECTS_PER_HOLD = 1000
 
 
 @dataclass
@@ -99,8 +103,16 @@ def run_deletions(
             parsed = file.parse()
             if not parsed:
                 return {"num_requests": {}, "batches": [], "num_interactions": 0}
-            submitted = ledger.submit(parsed, source=file.name)
-            _check_processable(ledger, [request.request_id for request in parsed], file.name)
+            submitted = submit_requests(
+                ledger,
+                parsed,
+                store=store,
+                dataset=job.dataset,
+                key=identity,
+                config=job.ledger,
+                file_name=file.name,
+            )
+            _check_processable(ledger, [request.request_id for request in parsed], file.name, why=submitted.hold)
         progress = _Progress()
         with hold_lease(store, job.dataset, lease_seconds=job.delete.lease_seconds) as lease:
             ledger.refresh()
@@ -158,8 +170,11 @@ def first_error(figures: Figures) -> TruError | None:
     return PolicyError(failed[0]["message"]) if failed else None
 
 
-def _check_processable(ledger: Ledger, request_ids: list[str], source: str) -> None:
+def _check_processable(ledger: Ledger, request_ids: list[str], source: str, *, why: str) -> None:
     """Refuse where not one request of a file may be carried out now.
+
+    Args:
+        why: For what reason the file is held; "" if it is not.
 
     Raises:
         PolicyError: If all are held, or come from requesters who were not verified.
@@ -168,8 +183,9 @@ def _check_processable(ledger: Ledger, request_ids: list[str], source: str) -> N
     if set(states) <= {"held", "received"}:
         found = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
         raise PolicyError(
-            f"{source}: no request may be carried out now ({found}). They are kept, and nothing was deleted. "
-            f"Release the holds with `tru delete release`, or verify the requesters with `tru delete verify-request`."
+            f"{source}: no request may be carried out now ({found}{why and ': '}{why}). They are kept, and nothing was "
+            "deleted. Release the holds with `tru delete release`, or verify the requesters with `tru delete "
+            "verify-request`."
         )
 
 
@@ -210,6 +226,8 @@ def _carry_out(work: Work, progress: _Progress, request_ids: list[str], waived: 
         if held:
             request_ids, waived = _hold_back(work, progress, request_ids, held), waived or "hold"
             continue
+        if _hold_doubtful(work, request_ids):
+            continue
         planning = plan_requests(work, request_ids, minimum_waived=waived)
         for request_id in planning.too_large:
             progress.set_aside[request_id] = _too_large(work, planning.too_large)
@@ -232,6 +250,25 @@ def _carry_out(work: Work, progress: _Progress, request_ids: list[str], waived: 
             progress.done.append(finish(work, plan))
             return
         request_ids, waived = _hold_back(work, progress, request_ids, held), waived or "hold"
+
+
+def _hold_doubtful(work: Work, request_ids: list[str]) -> bool:
+    """Hold what the data set does not know, where a person has to look at it first. Whether anything was held."""
+    found = work.ledger.find_many(request_ids)
+    open_ones = [request_id for request_id in request_ids if not work.ledger.is_settled(found[request_id])]
+    doubtful = find_doubtful(
+        work.store,
+        work.job.dataset,
+        work.ledger.payloads(open_ones),
+        key=work.identity,
+        config=work.job.ledger,
+    )
+    for reason, requests in doubtful:
+        digests = sorted({found[request.request_id].subject_digest for request in requests})
+        for start in range(0, len(digests), _SUBJECTS_PER_HOLD):
+            work.lease.check()
+            work.ledger.hold("unknown", ",".join(digests[start : start + _SUBJECTS_PER_HOLD]), reason=reason)
+    return bool(doubtful)
 
 
 def _hold_back(work: Work, progress: _Progress, request_ids: list[str], held: set[str]) -> list[str]:

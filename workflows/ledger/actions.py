@@ -9,8 +9,10 @@ from workflows.data.tombstone_sweep import requests_again, sweep_dataset
 from workflows.data.tombstones import read_tombstones
 from workflows.ledger.commands import Desk, Figures
 from workflows.ledger.deadlines import utc_text
+from workflows.ledger.doubts import examine, refuse_alike
 from workflows.ledger.job import LedgerJob
 from workflows.ledger.payloads import subject_digest
+from workflows.ledger.pseudonyms import without_names
 from workflows.ledger.queries import sweep_state
 from workflows.ledger.records import HoldLevel
 from workflows.ledger.request_files import open_request_file
@@ -39,12 +41,16 @@ def hold_dataset(job: LedgerJob, *, reason: str) -> Figures:
 def hold_subjects(job: LedgerJob, path: Path, *, reason: str) -> Figures:
     """Place a hold on each subject of a file of requests; its request ids become the holds' ids."""
     desk = Desk(job)
-    requests = open_request_file(path).parse()
+    requests = without_names(open_request_file(path).parse(), desk.key)
+    examination = examine(desk.store, job.dataset, requests, key=desk.key)
+    refuse_alike(examination, path.name)
     holds = [
         _hold(desk, request.kind, subject_digest(request, desk.key), hold_id=request.request_id, reason=reason)
         for request in requests
     ]
-    return {"holds": len(holds), "held": desk.ledger.counts().get("held", 0)}
+    unknown = sorted(request.line for request in examination.unknown)
+    known = {"ids_named": examination.num_ids, "ids_known": examination.num_known, "unknown_lines": unknown}
+    return {"holds": len(holds), "held": desk.ledger.counts().get("held", 0)} | known
 
 
 def _hold(desk: Desk, level: HoldLevel, digest: str, *, hold_id: str, reason: str) -> Figures:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from tru_core.errors import IntegrityError
 from workflows.ledger.compaction import Compacted, Shards
 from workflows.ledger.entries import Change, EntryKind, LedgerEntry
-from workflows.ledger.records import Hold, LedgerRequest
+from workflows.ledger.records import DOUBT_LEVELS, Hold, LedgerRequest
 from workflows.ledger.rows import DIGEST_COLUMNS, ROW_SCHEMA, table_of
 from workflows.ledger.states import TRANSITIONS, State
 from workflows.storage import ObjectStore
@@ -37,8 +37,11 @@ class Book:
         self.consents: dict[str, str] = {} if base is None else dict(base.consents)
         self.taken: set[str] = set() if base is None else set(base.taken)
         self.swept_at = "" if base is None else base.swept_at
+        self.settled: dict[str, Hold] = {}
         for hold in [] if base is None else base.holds:
             self.holds[hold["hold_id"]] = Hold(**hold)  # type: ignore[arg-type]
+        for hold in [] if base is None else base.settled:
+            self.settled[hold["hold_id"]] = Hold(**hold)  # type: ignore[arg-type]
 
     # --- looking things up ---
 
@@ -86,6 +89,10 @@ class Book:
         table = self.table(states)
         if hold.level == "dataset":
             return table
+        if hold.level == "submission":
+            return table.filter(pc.starts_with(table.column("payload"), f"{hold.digest}-"))
+        if hold.level == "unknown":
+            return self.of_subjects(hold.digest.split(","), states)
         digest = pa.scalar(bytes.fromhex(hold.digest), type=ROW_SCHEMA.field("subject_digest").type)
         is_named = [pc.equal(table.column(name), digest).combine_chunks().fill_null(False) for name in DIGEST_COLUMNS]
         return table.filter(pc.or_(pc.or_(is_named[0], is_named[1]), is_named[2]))
@@ -93,6 +100,10 @@ class Book:
     def holds_on(self, request: LedgerRequest) -> list[Hold]:
         """The holds that cover a request."""
         return [hold for hold in self.holds.values() if hold.covers(request)]
+
+    def is_settled(self, request: LedgerRequest) -> bool:
+        """Whether a person has said that what a request asks for is meant, though the data set may not know it."""
+        return any(hold.covers(request) for hold in self.settled.values())
 
     # --- changing ---
 
@@ -111,7 +122,9 @@ class Book:
             hold = entry.hold
             self.holds[hold.hold_id] = Hold(hold.hold_id, hold.level, hold.digest, hold.reason, entry.at)
         if entry.released_hold_id:
-            self.holds.pop(entry.released_hold_id, None)
+            released = self.holds.pop(entry.released_hold_id, None)
+            if released is not None and released.level in DOUBT_LEVELS:
+                self.settled[released.hold_id] = released
         for consent in entry.consents:
             self.consents[consent.digest] = max(self.consents.get(consent.digest, ""), consent.received_time)
         if entry.file_digest:

@@ -2,27 +2,32 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tru_core.errors import MissingObjectError, PolicyError, TruError
 from tru_core.keys import IdentityKey
-from workflows.data.tombstones import add_consents, tombstones_of
+from workflows.data.ids import earlier_spellings
+from workflows.data.requests import DeletionRequest
+from workflows.data.tombstones import add_consents, read_tombstones, tombstones_of
 from workflows.keys import load_identity_key
 from workflows.ledger import Ledger, LedgerRequest, State, open_ledger, verify_ledger
 from workflows.ledger.job import LedgerJob
+from workflows.ledger.pseudonyms import source_name, without_names
 from workflows.ledger.queries import alert_of
 from workflows.ledger.receipt_log import read_receipt
 from workflows.ledger.request_files import find_request_files, open_request_file
 from workflows.ledger.states import DONE_STATES, NEXT_STEP, OPEN_STATES
+from workflows.ledger.submit_file import submit_requests
 from workflows.output_files import check_outputs, write_whole
 from workflows.storage import ObjectStore, open_store
 
 Figures = dict[str, Any]
 
 POLICY_EXIT_CODE = PolicyError.exit_code
+MAX_LINES_NAMED = 1000
 
 
 class Desk:
@@ -64,15 +69,22 @@ def hand_out_receipt(job: LedgerJob, request_id: str, path: Path) -> Figures:
 # --- taking requests in -------------------------------------------------------------------------
 
 
-def submit(job: LedgerJob, path: Path) -> Figures:
+def submit(job: LedgerJob, path: Path, *, is_as_written: bool = False) -> Figures:
     """Take the requests of a file, or of every file of a drop folder that was not taken before.
 
     A file that is refused holds back no other; ``failed`` says which and why. ``exit_code`` is that of the first of
     them, else 9 if nothing new can be carried out: its requesters are not verified, or holds cover it.
+
+    Args:
+        is_as_written: Ids that the data set does not know, or that only look like one of its ids, are meant so.
     """
     desk = Desk(job)
     states: Counter[State] = Counter()
     figures: Figures = {"files_taken": 0, "files_taken_before": 0, "known": 0, "times_assumed": 0, "look_alikes": 0}
+    figures |= {"ids_named": 0, "ids_known": 0, "deleted_before": 0}
+    unknown: list[Figures] = []
+    renamed: list[Figures] = []
+    doubts: list[str] = []
     failed: list[Figures] = []
     paths = find_request_files(path)
     for place in paths:
@@ -82,7 +94,17 @@ def submit(job: LedgerJob, path: Path) -> Figures:
             if path.is_dir() and desk.ledger.has_taken(digest):
                 figures["files_taken_before"] += 1
                 continue
-            report = desk.ledger.submit(file.parse(), source=file.name, file_digest=digest if path.is_dir() else "")
+            report = submit_requests(
+                desk.ledger,
+                file.parse(),
+                store=desk.store,
+                dataset=job.dataset,
+                key=desk.key,
+                config=job.ledger,
+                file_name=file.name,
+                file_digest=digest if path.is_dir() else "",
+                is_as_written=is_as_written,
+            )
         except TruError as error:
             if not path.is_dir():
                 raise
@@ -93,21 +115,52 @@ def submit(job: LedgerJob, path: Path) -> Figures:
         figures["known"] += report.num_known
         figures["times_assumed"] += report.num_times_assumed
         figures["look_alikes"] += report.num_look_alikes
+        figures["ids_named"] += report.num_ids
+        figures["ids_known"] += report.num_ids_known
+        figures["deleted_before"] += report.num_gone
+        unknown += _at(report.source, report.unknown_lines)
+        renamed += _at(report.source, report.renamed_lines)
+        doubts += [report.hold] if report.hold else []
     waiting = states["received"] + states["held"]
     is_stuck = waiting > 0 and waiting == sum(states.values()) and not figures["known"]
     exit_code = failed[0]["exit_code"] if failed else POLICY_EXIT_CODE if is_stuck else 0
     new = {"new": sum(states.values()), "by_state": dict(sorted(states.items()))}
-    return new | figures | {"failed": failed, "exit_code": exit_code}
+    found = {"unknown": unknown, "renamed": renamed, "held_because": doubts}
+    return new | figures | found | {"failed": failed, "exit_code": exit_code}
+
+
+def _at(source: str, lines: Sequence[int]) -> list[Figures]:
+    """The lines of a file, if there are any."""
+    return [{"file": source, "lines": list(lines[:MAX_LINES_NAMED]), "total": len(lines)}] if lines else []
 
 
 def reconsent(job: LedgerJob, path: Path) -> Figures:
-    """Note that the subjects of a file consented anew: in the ledger, and in the data set's tombstones."""
+    """Note that the subjects of a file consented anew: in the ledger, and in the data set's tombstones.
+
+    ``deleted_before`` of the figures says how many of them were deleted: for the others a consent changes nothing.
+    """
     desk = Desk(job)
     requests = open_request_file(path).parse()
-    num_new = desk.ledger.reconsent(requests, source=path.name)
+    index = read_tombstones(desk.store, job.dataset)
     stones = tombstones_of(requests, desk.key, now=desk.now)
-    num_written = add_consents(desk.store, job.dataset, stones)
-    return {"consents": len(requests), "new": num_new, "written_to_tombstones": num_written}
+    earlier = [stone for stone in tombstones_of(_as_spelled_before(requests), desk.key, now=desk.now) if stone in index]
+    num_deleted = sum(stone in index for stone in [*stones, *earlier])
+    nameless = without_names(requests, desk.key)
+    num_new = desk.ledger.reconsent(nameless, source=source_name(path.name, requests, desk.key))
+    num_written = add_consents(desk.store, job.dataset, [*stones, *earlier])
+    figures = {"consents": len(requests), "deleted_before": num_deleted}
+    return figures | {"new": num_new, "written_to_tombstones": num_written}
+
+
+def _as_spelled_before(requests: Sequence[DeletionRequest]) -> list[DeletionRequest]:
+    """The requests with the spellings of their ids under which earlier versions kept tombstones."""
+    return [
+        replace(request, user_id=user, item_id=item)
+        for request in requests
+        for user in (request.user_id, *earlier_spellings(request.user_id))
+        for item in (request.item_id, *earlier_spellings(request.item_id))
+        if (user, item) != (request.user_id, request.item_id)
+    ]
 
 
 # --- looking ------------------------------------------------------------------------------------

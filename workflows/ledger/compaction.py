@@ -39,6 +39,7 @@ class Compacted(Settings):
     Attributes:
         seq, sha256: The newest entry that it holds.
         holds: In force, as :class:`workflows.ledger.Hold`.
+        settled: Released holds of what the data set did not know.
         consents: By subject digest, the time of the newest consent.
         taken: Keyed digests of the files that were taken.
         swept_at: Time of the newest sweep; "" for none.
@@ -51,6 +52,7 @@ class Compacted(Settings):
     shards: list[Shard]
     counts: dict[State, int]
     holds: list[dict[str, str]]
+    settled: list[dict[str, str]] = Field(default_factory=list)
     consents: dict[str, str]
     taken: list[str]
     swept_at: str
@@ -65,6 +67,7 @@ def write_compacted(
     link: Link,
     counts: Mapping[State, int],
     holds: Iterable[Hold],
+    settled: Iterable[Hold],
     consents: Mapping[str, str],
     taken: Iterable[str],
     swept_at: str,
@@ -82,6 +85,7 @@ def write_compacted(
         shards=shards,
         counts=dict(counts),
         holds=[dict(vars(hold)) for hold in holds],
+        settled=[dict(vars(hold)) for hold in settled],
         consents=dict(consents),
         taken=sorted(taken),
         swept_at=swept_at,

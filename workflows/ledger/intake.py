@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from tru_core.errors import ConflictError, MissingObjectError
 from tru_core.keys import IdentityKey
@@ -12,6 +13,7 @@ from workflows.data.requests import DeletionRequest
 from workflows.ledger import payloads, submission
 from workflows.ledger.book import Book
 from workflows.ledger.decisions import Decision
+from workflows.ledger.entries import HoldRecord
 from workflows.ledger.records import SubmitReport
 from workflows.ledger.states import State
 from workflows.ledger.writing import Writer, write
@@ -19,7 +21,13 @@ from workflows.ledger.writing import Writer, write
 
 @dataclass(frozen=True, kw_only=True)
 class Intake:
-    """One submission: where it goes, and what is said of all its requests. ``now`` is the time of submission."""
+    """One submission: where it goes, and what is said of all its requests.
+
+    Attributes:
+        now: The time of submission.
+        doubt: Why its requests wait for a person; "" for no reason.
+        is_settled: A person has said that all ids are meant as they are written.
+    """
 
     writer: Writer
     key: IdentityKey
@@ -27,6 +35,8 @@ class Intake:
     source: str
     file_digest: str
     now: datetime
+    doubt: str = ""
+    is_settled: bool = False
 
     def take(self, book: Book, requests: Sequence[DeletionRequest], *, is_repeat: bool) -> SubmitReport:
         """Take requests in. Raises as :meth:`workflows.ledger.Ledger.submit`."""
@@ -41,7 +51,7 @@ class Intake:
             fresh = submission.split_known(
                 requests, book, digests, source=self.source, default_regulation=self.config.default_regulation
             )
-            details = {"source": self.source, "file_digest": self.file_digest}
+            details: dict[str, Any] = {"source": self.source, "file_digest": self.file_digest}
             if not fresh:
                 is_noted = not self.file_digest or self.file_digest in book.taken
                 return None if is_noted else Decision(details=details)
@@ -50,7 +60,12 @@ class Intake:
                 payload_of.update(payloads.write_payloads(self.writer.store, self.writer.model, name, fresh))
             default = self.config.count_as_verified
             is_verified = {r.request_id: default if r.is_verified is None else r.is_verified for r in fresh}
-            changes = submission.first_changes(rows, book, is_verified, payload_of, is_repeat=is_repeat)
+            hold = self._hold(name)
+            if hold is not None:
+                details |= {"hold": hold} | ({"released_hold_id": hold.hold_id} if self.is_settled else {})
+            changes = submission.first_changes(
+                rows, book, is_verified, payload_of, is_repeat=is_repeat, hold=None if self.is_settled else hold
+            )
             return Decision(changes, details=details)
 
         try:
@@ -67,6 +82,13 @@ class Intake:
             num_times_assumed=sum(request.received_time is None for request in fresh),
             num_look_alikes=submission.count_look_alikes(fresh),
         )
+
+    def _hold(self, name: str) -> HoldRecord | None:
+        """The hold on all of the submission, where a person is to look at it or has looked."""
+        if not self.doubt and not self.is_settled:
+            return None
+        reason = "the ids are meant as they are written" if self.is_settled else self.doubt
+        return HoldRecord(hold_id=f"unknown-{name[-12:]}", level="submission", digest=name, reason=reason)
 
     def _drop_unused(self, payload_of: Mapping[str, str], submitted: set[str]) -> None:
         """Delete the payloads of requests that somebody else submitted while this call tried."""

@@ -14,7 +14,7 @@ from tru_core.errors import ConfigError, MissingObjectError
 from tru_core.keys import IdentityKey
 from workflows.config.ledger import LedgerConfig
 from workflows.data.requests import DeletionRequest
-from workflows.ledger import decisions, payloads, queries, submission, writing
+from workflows.ledger import decisions, payloads, pseudonyms, queries, submission, writing
 from workflows.ledger.book import Book
 from workflows.ledger.deadlines import utc_text
 from workflows.ledger.decisions import Decision
@@ -64,12 +64,12 @@ class Ledger:
 
     def find(self, request_id: str) -> LedgerRequest:
         """One request. MissingObjectError if the ledger has none of this id."""
-        return self._with_book(lambda book: decisions.require(book, [request_id]))[0]
+        return self._with_book(lambda book: decisions.require(book, self._stored(book, [request_id])))[0]
 
     def find_many(self, request_ids: Iterable[str]) -> dict[str, LedgerRequest]:
         """Those of the requests that the ledger has, by id."""
         ids = list(request_ids)
-        return self._with_book(lambda book: book.find(ids))
+        return self._with_book(lambda book: book.find(self._stored(book, ids)))
 
     def requests(self, states: Sequence[State] | None = None, *, limit: int | None = None) -> list[LedgerRequest]:
         """All requests, or those in some states, nearest deadline first, then by request id; at most ``limit``."""
@@ -117,7 +117,22 @@ class Ledger:
 
     def history(self, request_id: str) -> list[HistoryLine]:
         """Everything that happened to a request. Reads the whole log, verifies it, and takes as long."""
-        return read_history(self._writer.store, self._writer.model, request_id)
+        return read_history(self._writer.store, self._writer.model, self._ids([request_id])[0])
+
+    def is_settled(self, request: LedgerRequest) -> bool:
+        """Whether a person has said that what a request asks for is meant, though the data set may not know it."""
+        return self._book.is_settled(request)
+
+    def _ids(self, request_ids: Iterable[str]) -> list[str]:
+        wanted = list(request_ids)
+        return self._with_book(lambda book: self._stored(book, wanted))
+
+    def _stored(self, book: Book, request_ids: Sequence[str]) -> list[str]:
+        """The ids under which the ledger keeps requests, where a sender's id names a person."""
+        found = book.find(request_ids)
+        others = {name: pseudonyms.pseudonym(name, self._key) for name in request_ids if name not in found}
+        kept = book.find(others.values())
+        return [others[name] if others.get(name) in kept else name for name in request_ids]
 
     # --- writing ---
 
@@ -129,6 +144,8 @@ class Ledger:
         now: datetime | None = None,
         file_digest: str = "",
         is_repeat: bool = False,
+        doubt: str = "",
+        is_settled: bool = False,
     ) -> SubmitReport:
         """Take requests in. One that is there already changes nothing.
 
@@ -140,6 +157,10 @@ class Ledger:
             now: The time of submission; the present by default.
             file_digest: Keyed digest of the file, so that it is not taken twice (:meth:`has_taken`).
             is_repeat: Queue also subjects that were forgotten before, because they are back in the data.
+            doubt: Why a person must look at the submission first: its requests are held until then. "" for no reason.
+            is_settled: A person has looked: what the data set does not know is meant as it is written.
+
+        Request ids that hold the id of their own subject are kept as pseudonyms; every method finds them by either.
 
         Raises:
             ConflictError: A request id is there with another body. Nothing is taken of the whole submission.
@@ -147,9 +168,17 @@ class Ledger:
         """
         now = now or self._writer.clock()
         intake = Intake(
-            writer=self._writer, key=self._key, config=self._config, source=source, file_digest=file_digest, now=now
+            writer=self._writer,
+            key=self._key,
+            config=self._config,
+            source=source,
+            file_digest=file_digest,
+            now=now,
+            doubt=doubt,
+            is_settled=is_settled,
         )
-        return self._with_book(lambda book: intake.take(book, requests, is_repeat=is_repeat))
+        nameless = pseudonyms.without_names(requests, self._key)
+        return self._with_book(lambda book: intake.take(book, nameless, is_repeat=is_repeat))
 
     def advance(
         self,
@@ -187,13 +216,13 @@ class Ledger:
 
     def verify(self, request_ids: Iterable[str]) -> dict[State, int]:
         """Say that the requesters are who they claim to be; received requests go on. Returns the states they got."""
-        ids = list(request_ids)
+        ids = self._ids(request_ids)
         decision = self._decided("verify", lambda: decisions.decide_verify(self._book, ids))
         return dict(Counter(change["state"] for change in decision.changes)) if decision else {}
 
     def cancel(self, request_ids: Iterable[str], *, reason: str) -> int:
         """Take requests back. ConflictError for one that a batch has taken or that is done."""
-        ids = list(request_ids)
+        ids = self._ids(request_ids)
         return self._write("cancel", lambda: decisions.decide_cancel(self._book, ids, reason=reason))
 
     def extend(self, request_ids: Iterable[str], *, reason: str, until: datetime | None = None) -> int:
@@ -203,9 +232,10 @@ class Ledger:
             ConfigError: There is no reason, or ``until`` is not later than the present deadline.
             PolicyError: The regulation does not allow it.
         """
-        ids = list(request_ids)
+        ids = self._ids(request_ids)
         return self._write(
-            "extend", lambda: decisions.decide_extend(self._book, ids, self._config, reason=reason, until=until)
+            "extend",
+            lambda: decisions.decide_extend(self._book, ids, self._config, reason=reason, until=until),
         )
 
     def hold(self, level: HoldLevel, digest: str = "", *, reason: str, hold_id: str = "") -> Hold:

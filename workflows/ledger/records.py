@@ -7,7 +7,10 @@ from typing import Literal
 from workflows.data.requests import Kind
 from workflows.ledger.states import State
 
-HoldLevel = Literal["user", "item", "interaction", "dataset"]
+HoldLevel = Literal["user", "item", "interaction", "dataset", "submission", "unknown"]
+DOUBT_LEVELS: tuple[HoldLevel, ...] = ("submission", "unknown")
+"""Holds that wait for a person because the data set does not know what is asked for. Released, they are not placed
+again."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class SubmitReport:
         num_known: Requests that the ledger had already. Nothing changed for them.
         num_times_assumed: New requests without a time of receipt; the time of submission stands for it.
         num_look_alikes: New ids that look like another one of the submission and differ in their bytes.
+        num_ids, num_ids_known: Different ids that the file names, and how many of them the data set knows.
+        num_gone: Requests about what was deleted before.
+        unknown_lines: Where requests stand whose ids the data set does not know.
+        renamed_lines: Where request ids stand that hold the id of their subject: the ledger keeps pseudonyms for them.
+        hold: Why a person has to look first; "" for no reason.
     """
 
     source: str
@@ -74,6 +82,12 @@ class SubmitReport:
     num_known: int = 0
     num_times_assumed: int = 0
     num_look_alikes: int = 0
+    num_ids: int = 0
+    num_ids_known: int = 0
+    num_gone: int = 0
+    unknown_lines: tuple[int, ...] = ()
+    renamed_lines: tuple[int, ...] = ()
+    hold: str = ""
 
     @property
     def num_new(self) -> int:
@@ -83,11 +97,13 @@ class SubmitReport:
 
 @dataclass(frozen=True)
 class Hold:
-    """A legal hold: whatever it covers is not deleted until it is released.
+    """A hold: what it covers is not deleted until it is released.
 
     Attributes:
-        level: ``dataset`` covers every request of the ledger.
-        digest: Keyed digest of the user, item or interaction; "" for the data set.
+        level: ``dataset`` covers every request of the ledger, ``submission`` those of one submission, ``unknown`` those
+            of some subjects that the data set does not know.
+        digest: Keyed digest of the user, item or interaction; "" for the data set; the name of the submission; the
+            keyed digests of the unknown subjects, with commas between.
     """
 
     hold_id: str
@@ -97,9 +113,13 @@ class Hold:
     placed_at: str
 
     def covers(self, request: LedgerRequest) -> bool:
-        """Whether the request's subject is held, or the user or the item that it names."""
+        """Whether the request's subject is held, or the user or the item that it names, or its submission."""
         if self.level == "dataset":
             return True
+        if self.level == "submission":
+            return request.payload.startswith(f"{self.digest}-")
+        if self.level == "unknown":
+            return request.subject_digest in self.digest
         return self.digest in (request.subject_digest, request.user_digest, request.item_digest)
 
 

@@ -13,7 +13,7 @@ from workflows.config.ledger import LedgerConfig
 from workflows.data.requests import DeletionRequest
 from workflows.ledger.book import Book
 from workflows.ledger.deadlines import acknowledge_by, deadline_of, utc_text
-from workflows.ledger.entries import Change
+from workflows.ledger.entries import Change, HoldRecord
 from workflows.ledger.payloads import subject_digest
 from workflows.ledger.records import LedgerRequest
 from workflows.ledger.states import DONE_STATES, OPEN_STATES, State
@@ -169,14 +169,21 @@ def first_changes(
     payload_of: Mapping[str, str],
     *,
     is_repeat: bool,
+    hold: HoldRecord | None = None,
 ) -> list[Change]:
-    """What an entry says of new requests: all their fields, in the state that each starts in."""
+    """What an entry says of new requests: all their fields, in the state that each starts in.
+
+    Args:
+        hold: On all of them, placed by the same entry.
+    """
     verified = sorted((row for row in rows if is_verified[row.request_id]), key=_by_receipt)
     placed = {change["request_id"]: change for change in place(verified, book, is_repeat=is_repeat)}
     changes = []
     for row in rows:
         own = {name: value for name, value in vars(row).items() if name not in _SET_BY_ENTRY}
         start = placed.get(row.request_id, {"state": "received", "reason": "the requester is not verified"})
+        if hold is not None and start["state"] == "queued":
+            start = start | {"state": "held", "reason": f"hold {hold.hold_id}: {hold.reason}"}
         changes.append(own | start | {"payload": payload_of[row.request_id]})
     return changes
 

@@ -93,6 +93,7 @@ def compact(writer: Writer, book: Book) -> bool:
         link=book.link,
         counts=+book.counts,
         holds=book.holds.values(),
+        settled=book.settled.values(),
         consents=book.consents,
         taken=book.taken,
         swept_at=book.swept_at,
