@@ -278,10 +278,10 @@ def test_a_subject_that_is_still_there_is_found(made: World, capsys: pytest.Capt
 def test_another_subject_and_another_identity_key_are_told_apart(
     made: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for options in (["--user", user_id(8)], ["--item", user_id(GONE_USER)], ["--user", f"{user_id(GONE_USER)} "]):
+    for options in (["--user", user_id(8)], ["--item", user_id(GONE_USER)], ["--user", user_id(GONE_USER).upper()]):
         shown = refused(made, capsys, "a-user", *options, subject=True)
         assert "is about another subject" in shown["message"]
-        assert options[1].strip() not in shown["message"]
+        assert options[1] not in shown["message"]
     make_keys(tmp_path / "other")
     options = ["--identity-key", str(tmp_path / "other" / "identity.key"), "--user", user_id(GONE_USER)]
     shown = refused(made, capsys, "a-user", *options)
