@@ -21,7 +21,7 @@ from tests.deletion_world import (
     write_file,
 )
 from tests.tiny_snapshot import item_id, user_id
-from tru_core.errors import DataError, PolicyError
+from tru_core.errors import DataError, PolicyError, TruError
 from workflows.config.job import JobConfig
 from workflows.config.ledger import LedgerConfig
 from workflows.data.requests import DeletionRequest
@@ -221,6 +221,20 @@ def test_a_file_named_after_a_person_is_not_named_in_the_ledger(
     kept = b"".join(key.encode() + body for key, body in objects(store).items() if "/payloads/" not in key)
     assert b"file-" in kept
     assert name.encode() not in kept
+
+
+@pytest.mark.parametrize(
+    "text", [HEADER + f"r1,user,{user_id(3)}\n", HEADER + f"r1,user,{user_id(3).upper()},\n", "x\n"]
+)
+def test_what_is_kept_of_a_refused_run_does_not_name_the_file(
+    job: JobConfig, store: ObjectStore, tmp_path: Path, text: str
+) -> None:
+    path = write_file(tmp_path, text, f"erasure-of-{user_id(3)}.csv")
+    with pytest.raises(TruError):
+        run_deletions(job, path, show_progress=False)
+    kept = b"".join(store.read(info.key) for info in store.list("") if "/attempts/" in info.key)
+    assert b"the request file" in kept
+    assert b"erasure-of" not in kept
 
 
 @pytest.mark.parametrize("request_id", ["req-2026-11-17-0001", "17-1", "a17b"])

@@ -135,7 +135,8 @@ def run_deletions(
         ledger = open_ledger(store, job.model, identity, config=job.ledger)
         run_id = submission_id(store, job, ledger, now=utc_now(), is_asked=is_asked)
         run_id = run_id or f"delete-{job.model}-nothing-due"
-    return recorded(store, run_id, "delete run", body, error_of=first_error)
+    hidden = file.name if file is not None else ""
+    return recorded(store, run_id, "delete run", body, error_of=first_error, hidden=hidden)
 
 
 def run_purge(job: JobConfig) -> Figures:

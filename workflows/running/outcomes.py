@@ -60,12 +60,14 @@ def recorded(
     body: Callable[[], dict[str, Any]],
     *,
     error_of: Callable[[dict[str, Any]], TruError | None] = _no_error,
+    hidden: str = "",
 ) -> dict[str, Any]:
     """Do the work of one attempt and write how it ended, whichever way it ends.
 
     Args:
         error_of: The error with which a part of the work ended whose other figures are there: the outcome is then
             that error's, figures included, and nothing is raised.
+        hidden: A file's name that may name a person: what is kept says "the request file" in its place.
 
     Returns:
         The figures of ``body``, with ``run_id`` and ``result`` (the outcome's key) added.
@@ -81,7 +83,8 @@ def recorded(
     except BaseException as error:
         ending = {"outcome": "failed", "exit_code": UNEXPECTED, "error": type(error).__name__}
         if isinstance(error, TruError):
-            ending |= {"exit_code": error.exit_code, "message": str(error)}
+            message = str(error).replace(hidden, "the request file") if hidden else str(error)
+            ending |= {"exit_code": error.exit_code, "message": message}
         elif isinstance(error, KeyboardInterrupt):
             ending = {"outcome": "interrupted", "exit_code": INTERRUPTED}
         ended_at = datetime.now(UTC).isoformat(timespec="seconds")
