@@ -59,8 +59,12 @@ export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=${RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEO
 cat <<TEXT
 Ray head on http://$dashboard (token: $token). In another shell, from your project's folder:
 
-  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token RAY_ADDRESS=http://$dashboard
-  $ray job submit --working-dir . --submission-id my-first-job -- python -m workflows doctor "\$PWD/store"
+  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$(printf %q "$token") RAY_ADDRESS=http://$dashboard
+  mkdir -p store jobs
+  $(printf %q "$ray") job submit --working-dir jobs --submission-id my-first-job -- python -m workflows doctor "\$PWD/store"
+
+A job runs in a copy of its --working-dir, which is deleted afterwards: keep job files alone in there, and name storage
+and keys in them by absolute paths or s3://.
 
 A --submission-id is taken once only: the same id again is refused, which makes a repeated batch harmless.
 

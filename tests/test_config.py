@@ -56,7 +56,7 @@ def test_storage_is_a_text_or_its_settings(tmp_path: Path) -> None:
         ("forgett: {share: 0.1}", "forgett", "did you mean 'forget'?"),
         ("backbone: {settings: {embeding_size: 8}}", "backbone.settings: embeding_size", "mean 'embedding_size'?"),
         ("storage: {url: store, endpoint: x}", "storage.endpoint", "did you mean 'endpoint_url'?"),
-        ("delete: {zzz: 1}", "delete.zzz", "known: max_share"),
+        ("delete: {zzz: 1}", "delete.zzz", "known: min_requests"),
     ],
 )
 def test_a_typo_is_answered_with_the_nearest_name(block: str, setting: str, hint: str, tmp_path: Path) -> None:

@@ -194,16 +194,28 @@ def test_a_timer_that_ticks_twice_submits_what_is_due_once(head: Head, tmp_path:
     assert (nothing.returncode, nothing.stdout.strip()) == (0, "nothing is due")
     requests = parse_requests(b"request_id,kind,user_id,item_id\nr1,user,nobody,\n", name="requests.csv")
     open_ledger(store, job.model, load_identity_key(job.keys)).submit(requests, source="requests.csv")
-    first = tick()
+    first = tick(TRU_POLL_SECONDS="1")
     assert first.returncode == 0, first.stderr
-    submission = first.stdout.split()[1].rstrip(";")
+    submission = first.stdout.split()[1]
     same = tmp_path / "tru"
     same.write_text(f"#!/bin/sh\necho {submission}\n")
     same.chmod(0o700)
     second = tick(TRU=str(same))
-    assert (second.returncode, second.stdout.strip()) == (0, f"already submitted: {submission}")
+    assert (second.returncode, second.stdout.splitlines()[0]) == (0, f"already submitted: {submission}")
 
-    outcome = newest_outcome(store, submission, wait_seconds=240)
+    outcome = newest_outcome(store, submission)
     assert (outcome["exit_code"], outcome["figures"]["num_requests"]) == (0, {"not_found": 1})
     assert tick().stdout.strip() == "nothing is due"
     assert len(store.list(f"runs/{submission}/attempts")) == 1
+
+    # A run that fails ends the script with the run's own code, which Ray reports as 1, and can be submitted again.
+    open_ledger(store, job.model, load_identity_key(job.keys)).submit(
+        parse_requests(b"request_id,kind,user_id,item_id\nr2,user,nobody-else,\n", name="more.csv"), source="more.csv"
+    )
+    (tmp_path / "keys" / "signing.key").chmod(0o644)
+    for _ in range(2):
+        failed = tick(TRU_POLL_SECONDS="1")
+        assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert "others could read or run it" in failed.stderr
+    (tmp_path / "keys" / "signing.key").chmod(0o600)
+    assert tick(TRU_POLL_SECONDS="1").returncode == 0

@@ -44,6 +44,7 @@ def test_new_keys_are_readable_by_nobody_else(tmp_path: Path, capsys: pytest.Cap
         "identity_key_id": load_identity_key(config).key_id,
         "signing_key_id": load_signing_key(config).key_id,
         "public_key": str(tmp_path / "keys" / "signing.pub"),
+        "files_written": [str(tmp_path / "keys")],
     }
 
 

@@ -205,7 +205,7 @@ def test_item_buckets_cover_every_row_once_in_order(num_items: int, num_buckets:
 
 def test_a_data_set_that_was_never_published_says_what_to_do(store: ObjectStore) -> None:
     write_manifest(store, make_manifest(store))  # complete, and not published
-    with pytest.raises(MissingObjectError, match="Make it with `tru data`") as caught:
+    with pytest.raises(MissingObjectError, match="make it with `tru data import") as caught:
         current_snapshot(store, "baby")
     assert caught.value.exit_code == 4
 

@@ -32,9 +32,12 @@ from workflows.data.snapshot import (
 from workflows.storage import (
     FileEntry,
     ObjectStore,
+    append_log_entry,
+    dataset_log,
     features_key,
     interactions_key,
     item_graph_key,
+    model_log,
     put_file,
     vocabulary_key,
 )
@@ -157,3 +160,13 @@ def write_tiny_snapshot(
     )
     publish_snapshot(store, manifest, write_manifest(store, manifest))
     return manifest
+
+
+def name_a_data_set(store: ObjectStore, dataset: str) -> None:
+    """Let a data set exist for whoever asks for its name: a log with an entry, and no data."""
+    append_log_entry(store, dataset_log(dataset), number=1, entry={"snapshot_id": "none"})
+
+
+def name_a_model(store: ObjectStore, model: str) -> None:
+    """Let a model exist for whoever asks for its name: a log with an entry, and no files."""
+    append_log_entry(store, model_log(model), number=1, entry={"version": 1})

@@ -20,6 +20,7 @@ from pydantic import Field
 from tru_core.errors import ConfigError, ConflictError
 from tru_core.keys import SECRET_BYTES, IdentityKey, PublicKey, SigningKey
 from tru_core.settings import Settings
+from workflows.output_files import refuse_vanishing
 
 IDENTITY_FILE = "identity.key"
 SIGNING_FILE = "signing.key"
@@ -128,8 +129,9 @@ def _read_secret(path: Path) -> bytes:
             body = file.read(_MAX_KEY_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"key file {path} does not exist. Nothing was started. Make keys once with `tru keys new FOLDER` and name "
-            f"the folder in the job file (keys.folder), or restore them from a backup."
+            f"key file {path.absolute()} does not exist. Nothing was started. Name the folder that has it (keys.folder "
+            f"in the job file, --keys of an import), restore it from a backup, or make keys once with `tru keys new "
+            f"FOLDER`."
         ) from error
     except OSError as error:
         raise ConfigError(f"key file {path} cannot be read: {error.strerror}. Nothing was started.") from error
@@ -158,8 +160,9 @@ def make_keys(folder: Path, *, only_signing: bool = False, not_after: datetime |
 
     Raises:
         ConflictError: If one of the files exists. Nothing is ever overwritten.
-        ConfigError: If the folder cannot be written to.
+        ConfigError: If the folder cannot be written to, or would vanish with a submitted job.
     """
+    refuse_vanishing(folder, where="FOLDER")
     identity, signing = IdentityKey(secrets.token_bytes(SECRET_BYTES)), Ed25519PrivateKey.generate()
     public = signing.public_key()
     pem = signing.private_bytes(
@@ -183,7 +186,10 @@ def make_keys(folder: Path, *, only_signing: bool = False, not_after: datetime |
             _write_new(folder / ".gitignore", b"*\n", 0o644)
     except OSError as error:
         raise ConfigError(f"keys cannot be written to {folder}: {error.strerror}. Name a folder of yours.") from error
-    made = {"signing_key_id": PublicKey(public.public_bytes_raw()).key_id, "public_key": str(folder / PUBLIC_FILE)}
+    made = {
+        "signing_key_id": PublicKey(public.public_bytes_raw()).key_id,
+        "public_key": str((folder / PUBLIC_FILE).absolute()),
+    }
     return made if only_signing else made | {"identity_key_id": identity.key_id}
 
 

@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -20,7 +20,16 @@ from workflows.cli import audit as cli_audit
 from workflows.cli import deletions as cli_deletions
 from workflows.cli import ledger as cli_ledger
 from workflows.cli import receipts as cli_receipts
-from workflows.cli.command import Figures, add_command, load_job_file
+from workflows.cli.command import (
+    Figures,
+    add_command,
+    add_storage_options,
+    load_job_file,
+    load_ledger_job_file,
+    open_made_storage,
+    open_named_storage,
+    storage_config,
+)
 from workflows.cli.tables import print_comparison, print_sweep
 
 EXIT_CODES = """exit codes: 0 ok, 2 wrong configuration, 3 bad data, 4 storage unreachable, denied or missing,
@@ -49,7 +58,7 @@ def _data_import(arguments: argparse.Namespace) -> Figures:
     from workflows.ingest import IngestConfig, import_dataset
     from workflows.keys import KeysConfig
     from workflows.running.cluster import connected
-    from workflows.storage import StorageConfig, open_store
+    from workflows.storage import StorageConfig
 
     root, name = split_dataset_url(arguments.to)
     values = load_settings(Path(arguments.settings)) if arguments.settings else {}
@@ -59,10 +68,11 @@ def _data_import(arguments: argparse.Namespace) -> Figures:
     }
     values |= {key: value for key, value in given.items() if value is not None}
     settings = parse(IngestConfig, values, where=arguments.settings or "data import")
-    storage = parse(StorageConfig, {"url": root, "endpoint_url": arguments.endpoint_url}, where="--to")
+    storage = storage_config(arguments, root, where="--to")
     source = parse(StorageConfig, {"url": arguments.source, "endpoint_url": arguments.endpoint_url}, where="source")
+    store = open_made_storage(arguments, storage, where="--to")
     with connected(ScalingConfig()):
-        manifest = import_dataset(source, open_store(storage), name, settings, keys=KeysConfig(folder=arguments.keys))
+        manifest = import_dataset(source, store, name, settings, keys=KeysConfig(folder=arguments.keys))
     return {
         "dataset": name,
         "snapshot_id": manifest.snapshot_id,
@@ -76,17 +86,28 @@ def _data_import(arguments: argparse.Namespace) -> Figures:
     }
 
 
-def _with_job(name: str) -> Callable[[argparse.Namespace], Figures]:
-    def command(arguments: argparse.Namespace) -> Figures:
-        from workflows.running import runs
-        from workflows.running.cluster import connected
+def _train(arguments: argparse.Namespace) -> Figures:
+    from workflows.running import runs
+    from workflows.running.cluster import connected
+    from workflows.storage.existing import has_model, near_models
 
-        job = load_job_file(arguments.job)
-        workflow = {"train": runs.train, "unlearn": runs.unlearn}[name]
-        with connected(job.scaling):
-            return workflow(job)
+    job = load_job_file(arguments, needs="dataset")
+    if not has_model(arguments.store, job.model):
+        arguments.new_model = job.model
+        near = ", ".join(near_models(arguments.store, job.model))
+        others = f" It is not one of those that nearly have its name: {near}." if near else ""
+        sys.stderr.write(f"model {job.model} is new in {arguments.store.url}.{others}\n")
+    with connected(job.scaling):
+        return runs.train(job)
 
-    return command
+
+def _unlearn(arguments: argparse.Namespace) -> Figures:
+    from workflows.running import runs
+    from workflows.running.cluster import connected
+
+    job = load_job_file(arguments)
+    with connected(job.scaling):
+        return runs.unlearn(job)
 
 
 def _compare(arguments: argparse.Namespace) -> Figures:
@@ -94,7 +115,8 @@ def _compare(arguments: argparse.Namespace) -> Figures:
     from workflows.output_files import check_outputs
     from workflows.running.cluster import connected
 
-    job, outputs = load_job_file(arguments.job), [Path(path) for path in arguments.out]
+    job = load_job_file(arguments, needs="dataset")  # it trains its own Originals and publishes nothing
+    outputs = [Path(path) for path in arguments.out]
     check_outputs(outputs, FORMATS)
     with connected(job.scaling):
         return compare(job, outputs=outputs)
@@ -102,27 +124,36 @@ def _compare(arguments: argparse.Namespace) -> Figures:
 
 def _sweep(arguments: argparse.Namespace) -> Figures:
     from workflows.experiments.sweep import sweep
+    from workflows.output_files import check_output
     from workflows.running.cluster import connected
 
-    job = load_job_file(arguments.job)
+    job = load_job_file(arguments)
+    check_output(Path(arguments.out))
     with connected(job.scaling):
         return sweep(job, best_job_path=Path(arguments.out))
 
 
 def _result(arguments: argparse.Namespace) -> Figures:
-    from workflows.config.job import parse
     from workflows.running.outcomes import newest_outcome
-    from workflows.storage import StorageConfig, open_store
 
-    storage = parse(
-        StorageConfig, {"url": arguments.storage, "endpoint_url": arguments.endpoint_url}, where="--storage"
-    )
-    return newest_outcome(open_store(storage), arguments.run_id, wait_seconds=arguments.wait)
+    if arguments.job:
+        load_ledger_job_file(arguments, needs="storage")
+    else:
+        config = storage_config(arguments, arguments.storage, where="--storage")
+        open_named_storage(arguments, config, where="--storage", is_written=False)
+    return newest_outcome(arguments.store, arguments.run_id, wait_seconds=arguments.wait)
+
+
+def _import_settings_help() -> str:
+    from workflows.ingest.settings import settings_help
+
+    return settings_help()
 
 
 def _demo(arguments: argparse.Namespace) -> Figures:
-    from workflows.cli.demo import run_demo
+    from workflows.cli.demo import demo_job, run_demo
 
+    open_made_storage(arguments, demo_job(arguments.folder).storage, where="--folder")
     return run_demo(Path(arguments.folder))
 
 
@@ -149,14 +180,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     data = commands.add_parser("data", help="data sets").add_subparsers(dest="action", required=True, metavar="ACTION")
-    importing = add_command(data, "import", "Check raw tables and features and store them as a data set.", _data_import)
+    text = "Check raw tables and features and store them as a data set; the storage is made where it is new."
+    importing = add_command(data, "import", text, _data_import, more_help=_import_settings_help)
     importing.add_argument("source", help="folder or s3:// prefix with interactions and features")
     importing.add_argument("--to", required=True, help="<storage>/datasets/<name>")
     importing.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
     importing.add_argument(
         "--keys", default="keys", help="folder of the identity key, where the storage has tombstones"
     )
-    importing.add_argument("--settings", help="YAML file with import settings (columns, policies, buckets)")
+    importing.add_argument("--settings", metavar="FILE", help="YAML file with import settings; they are listed below")
     importing.add_argument("--layout", choices=["auto", "tru", "mmrec", "recbole"])
     importing.add_argument("--split", choices=["auto", "given", "random", "time"])
     importing.add_argument("--split-seed", type=int)
@@ -166,11 +198,11 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     texts = {
-        "train": "Train a recommender and publish it as a model version.",
-        "unlearn": "Draw the job's forget set, unlearn it by TRU and publish the next version.",
+        "train": ("Train a recommender and publish it as a model version; the model is made where it is new.", _train),
+        "unlearn": ("Draw the job's forget set, unlearn it by TRU and publish the next version.", _unlearn),
     }
-    for name, text in texts.items():
-        add_command(commands, name, text, _with_job(name)).add_argument("job", help="job file (YAML)")
+    for name, (text, run) in texts.items():
+        add_command(commands, name, text, run).add_argument("job", help="job file (YAML)")
     text = "Measure methods, backbones and seeds against Original and Retrain, on the same lists."
     comparing = add_command(commands, "compare", text, _compare, _show_comparison)
     comparing.add_argument("job", help="job file (YAML); its block compare says what")
@@ -188,10 +220,13 @@ def _parser() -> argparse.ArgumentParser:
     cli_deletions.add_delete_commands(delete)
     cli_deletions.add_version_commands(commands)
     cli_ledger.add_commands(delete)
-    result = add_command(commands, "result", "Say how a run's newest attempt ended, with its exit code.", _result)
+    text = "Say how a run's newest attempt ended, with its exit code."
+    result = add_command(commands, "result", text, _result, is_writing=False)
     result.add_argument("run_id")
-    result.add_argument("--storage", required=True, help="folder or s3://bucket/prefix")
-    result.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
+    where = result.add_mutually_exclusive_group(required=True)
+    where.add_argument("--storage", help="folder or s3://bucket/prefix")
+    where.add_argument("--job", help="job file (YAML) that names the storage")
+    add_storage_options(result)
     result.add_argument("--wait", type=_seconds, default=0.0, metavar="SECONDS", help="wait for a first outcome")
     cli_receipts.add_commands(commands)
     demo = add_command(

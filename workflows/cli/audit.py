@@ -28,7 +28,8 @@ def _audit(arguments: argparse.Namespace) -> Figures:
     from workflows.output_files import check_outputs
     from workflows.running.cluster import connected
 
-    job = load_job_file(arguments.job)
+    needs_model = arguments.version is not None or bool(arguments.batch)
+    job = load_job_file(arguments, needs="model" if needs_model else "dataset")
     outputs = [Path(path) for path in arguments.out]
     check_outputs(outputs, FORMATS)
     if arguments.version is not None or arguments.batch:

@@ -38,11 +38,13 @@ def add_commands(group: Any) -> None:
         text: str,
         run: Callable[["LedgerJob", argparse.Namespace], Figures],
         show: Callable[[Figures], None] = print_figures,
+        *,
+        is_writing: bool = True,
     ) -> argparse.ArgumentParser:
         def run_on_job(arguments: argparse.Namespace) -> Figures:
-            return run(load_ledger_job_file(arguments.job), arguments)
+            return run(load_ledger_job_file(arguments), arguments)
 
-        parser = add_command(group, name, text, run_on_job, show)
+        parser = add_command(group, name, text, run_on_job, show, is_writing=is_writing)
         parser.add_argument("--job", default="job.yaml", help="job file (YAML); default job.yaml")
         return parser
 
@@ -58,13 +60,16 @@ def add_commands(group: Any) -> None:
         help="ids that the data set does not know, or that only look like one that it knows, are meant as written",
     )
 
-    listing = command("list", "List deletion requests, nearest deadline first.", _list, print_requests)
+    listing = command(
+        "list", "List deletion requests, nearest deadline first.", _list, print_requests, is_writing=False
+    )
     listing.add_argument("--state", action="append", choices=STATES, help="only those in this state; may be repeated")
     listing.add_argument("--limit", type=_count, default=50, help="at most so many; default 50")
     listing.add_argument("--summary", action="store_true", help="only numbers: by state, oldest age, nearest deadline")
     listing.add_argument("--check", action="store_true", help="read and verify the whole history first")
 
-    explaining = command("explain", "Say where a request is, why, and what happens next.", _explain, print_explanation)
+    text = "Say where a request is, why, and what happens next."
+    explaining = command("explain", text, _explain, print_explanation, is_writing=False)
     explaining.add_argument("request_id", metavar="ID")
     explaining.add_argument("--history", action="store_true", help="with all that happened to it; reads the whole log")
 
@@ -77,6 +82,7 @@ def add_commands(group: Any) -> None:
         "List what is open, overdue first, with alerts at 50, 80 and 100 % of the time.",
         _due,
         print_due,
+        is_writing=False,
     )
     being_due.add_argument("--limit", type=_count, default=50, help="at most so many; default 50")
 

@@ -60,16 +60,15 @@ def print_requests(figures: Figures) -> None:
 def print_due(figures: Figures) -> None:
     """Print what is open, overdue first, and the alerts."""
     _print_table(figures["requests"])
-    alerts, sweep = figures["alerts"], figures["sweep"]
+    alerts = figures["alerts"]
     console = Console()
     console.print(
         f"{figures['total']} open: {alerts['overdue']} overdue, {alerts['used_80_percent']} have used 80 % of their "
         f"time, {alerts['used_50_percent']} half of it.",
         highlight=False,
     )
-    if sweep["is_late"]:
-        age = "never" if sweep["age_days"] is None else f"{sweep['age_days']} days ago"
-        console.print(f"The data set was last swept {age}: run `tru delete sweep`.", highlight=False)
+    if figures["advice"]:
+        console.print(figures["advice"], highlight=False, markup=False, soft_wrap=True)
 
 
 def print_explanation(figures: Figures) -> None:

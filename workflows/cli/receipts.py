@@ -3,13 +3,10 @@
 import argparse
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tru_core.errors import ConfigError
-from workflows.cli.command import Figures, add_command
-
-if TYPE_CHECKING:
-    from workflows.storage import StorageConfig
+from workflows.cli.command import Figures, add_command, add_storage_options, open_named_storage, storage_config
 
 
 def add_commands(commands: Any) -> None:
@@ -24,21 +21,21 @@ def add_commands(commands: Any) -> None:
     making.add_argument("--days", type=_days, help="the public key expires after so many days; default never")
 
     text = "Check a receipt with a public key alone; with the files and the id, check more."
-    verifying = add_command(commands, "verify", text, _verify, print_verification)
+    verifying = add_command(commands, "verify", text, _verify, print_verification, is_writing=False)
     verifying.add_argument("receipt", metavar="RECEIPT", help="the receipt's JSON file")
     help_text = "signing.pub; repeat it to accept the keys of other years too"
     verifying.add_argument("--public-key", action="append", required=True, metavar="FILE", help=help_text)
     where = verifying.add_mutually_exclusive_group()
     where.add_argument("--files", metavar="FOLDER", help="a copy of the storage, or of the part that the receipt names")
     where.add_argument("--storage", metavar="URL", help="the storage itself, folder or s3://bucket/prefix")
-    verifying.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
+    add_storage_options(verifying)
     verifying.add_argument("--identity-key", metavar="FILE", help="identity.key: check whom the receipt is about")
     verifying.add_argument("--user", metavar="ID", help="outside id; with --item, of an interaction")
     verifying.add_argument("--item", metavar="ID", help="outside id")
     text = "Try out whether a storage keeps what publication and purge rest on."
-    examining = add_command(commands, "doctor", text, _doctor, print_findings)
+    examining = add_command(commands, "doctor", text, _doctor, print_findings, is_writing=False)
     examining.add_argument("storage", metavar="STORAGE", help="folder or s3://bucket/prefix")
-    examining.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
+    add_storage_options(examining)
     examining.add_argument("--rounds", type=_count, default=100, help="races of 8 writers for one key; default 100")
 
 
@@ -55,15 +52,21 @@ def _count(text: str) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> Figures:
-    from workflows.storage import open_store
+    from workflows.storage.config import is_s3
     from workflows.storage.doctor import diagnose
+    from workflows.storage.existing import open_new
 
-    return diagnose(open_store(_storage_config(arguments)), num_rounds=arguments.rounds)
+    config = storage_config(arguments, arguments.storage, where="STORAGE")
+    if is_s3(config.url):  # a prefix needs no making: a bucket is tried out before the first import, too
+        arguments.store, is_empty = open_new(config, where="STORAGE")
+    else:
+        is_empty = not open_named_storage(arguments, config, where="STORAGE").names("")
+    return diagnose(arguments.store, num_rounds=arguments.rounds) | {"is_empty": is_empty}
 
 
 def print_findings(figures: Figures) -> None:
     """Print what an examination of a storage found, a line for each property."""
-    print(f"storage {figures['storage']}")
+    print(f"storage {figures['storage']}{' (nothing lies there yet)' if figures['is_empty'] else ''}")
     for finding in figures["findings"]:
         print(f"  {finding['outcome']:<9} {finding['name']:<27} {finding['detail']}")
 
@@ -71,6 +74,7 @@ def print_findings(figures: Figures) -> None:
 def _keys_new(arguments: argparse.Namespace) -> Figures:
     from workflows.keys import make_keys
 
+    arguments.made = [arguments.folder]
     not_after = datetime.now(UTC) + timedelta(days=arguments.days) if arguments.days else None
     return dict(make_keys(Path(arguments.folder), only_signing=arguments.only_signing, not_after=not_after))
 
@@ -91,9 +95,10 @@ def _verify(arguments: argparse.Namespace) -> Figures:
         found = check_subject(found, identity, kind, ids)
     if arguments.files or arguments.storage:
         from workflows.deletions.receipt_check import check_absence, check_files, check_links
-        from workflows.storage import open_store
 
-        store = open_store(_storage_config(arguments))
+        where = "--files" if arguments.files else "--storage"
+        config = storage_config(arguments, arguments.files or arguments.storage, where=where)
+        store = open_named_storage(arguments, config, where=where, is_written=False)
         found = check_links(store, check_files(store, found))
         if identity is not None:
             found = check_absence(store, found, kind, ids)
@@ -115,8 +120,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             "--identity-key and --user or --item belong together: the key tells whether it is about them."
         )
-    if arguments.endpoint_url and not arguments.storage:
-        raise ConfigError("--endpoint-url belongs to --storage.")
+    if (arguments.endpoint_url or arguments.region) and not arguments.storage:
+        raise ConfigError("--endpoint-url and --region belong to --storage.")
     if arguments.files and not Path(arguments.files).is_dir():
         raise ConfigError(f"--files {arguments.files} is no folder. Name a copy of the storage.")
 
@@ -134,14 +139,6 @@ def _read_receipt_file(path: Path) -> bytes:
             return file.read(MAX_RECEIPT_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"receipt {path} cannot be read: {error.strerror}. Name the receipt's JSON file.") from error
-
-
-def _storage_config(arguments: argparse.Namespace) -> "StorageConfig":
-    from workflows.config.parsing import parse
-    from workflows.storage import StorageConfig
-
-    url = getattr(arguments, "files", None) or arguments.storage
-    return parse(StorageConfig, {"url": url, "endpoint_url": arguments.endpoint_url}, where="storage")
 
 
 def print_verification(figures: Figures) -> None:

@@ -2,26 +2,21 @@
 
 from typing import Literal
 
-from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat
 
-from tru_core.settings import Settings
 from tru_core.unlearning.tru_settings import TRUSettings
+from workflows.config.batch_sizes import BatchSizes
 from workflows.config.parsing import parse
 
 Fallback = Literal["stronger", "retrain", "stop"]
 
 
-class DeleteConfig(Settings):
-    """Policy of deletion batches.
+class DeleteConfig(BatchSizes):
+    """Policy of deletion batches, beside their sizes.
 
     Attributes:
         max_share: The largest share of the training interactions that a batch may name and still be unlearned.
         on_large: What to do with a larger one: ``refuse`` it, or ``retrain`` from scratch on what stays.
-        min_requests: Wait for so many requests: two versions that differ by one person's data tell much about that
-            person. Waived when a deadline comes near, and when the operator asks with ``--requests`` or ``--now``;
-            the batch's record and its receipts say so.
-        max_requests: Requests in a batch at most; what is left makes the next batch of the same run.
-        deadline_margin_days: A deadline is near when it is less than this ahead. Longer than the time between two runs.
         audit: ``required`` publishes nothing that did not pass the audit; ``not_failed`` also what it could not decide,
             as with a few requests it seldom can, and receipts call that unaudited; ``off`` does not ask.
         on_refused: What to try, in this order, when the audit did not pass. At the end of the list, or at ``stop``, the
@@ -35,9 +30,6 @@ class DeleteConfig(Settings):
 
     max_share: float = Field(default=0.2, gt=0, le=1)
     on_large: Literal["refuse", "retrain"] = "refuse"
-    min_requests: PositiveInt = 10
-    max_requests: PositiveInt = 10_000
-    deadline_margin_days: NonNegativeFloat = 3.0
     audit: Literal["required", "not_failed", "off"] = "required"
     on_refused: list[Fallback] = Field(default_factory=lambda: ["stronger", "retrain", "stop"])
     stronger: dict[str, JsonValue] = Field(
@@ -46,12 +38,6 @@ class DeleteConfig(Settings):
     grace_days: NonNegativeFloat = Field(default=7.0, le=7.0)
     leftover_minutes: NonNegativeFloat = 60.0
     lease_seconds: PositiveFloat = 30.0
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> "DeleteConfig":
-        if self.min_requests > self.max_requests:
-            raise ValueError(f"min_requests {self.min_requests} is more than max_requests {self.max_requests}")
-        return self
 
     def stronger_settings(self, unlearn: TRUSettings) -> TRUSettings:
         """The job's settings of TRU with those of the stronger attempt.

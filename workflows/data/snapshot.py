@@ -5,6 +5,7 @@ The newest entry of the data set's log says which snapshot is current.
 """
 
 import io
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -138,8 +139,8 @@ def current_snapshot_entry(store: ObjectStore, dataset: str) -> tuple[SnapshotMa
     log = read_log(store, dataset_log(dataset))
     if not log:
         raise MissingObjectError(
-            f"data set {dataset} does not exist in {store.url}. Make it with `tru data`, or correct the name "
-            f"or the storage url in the job file."
+            f"data set {dataset} does not exist in {store.url}. Correct the name or the storage url in the job file, "
+            f"or make it with `tru data import SOURCE --to {shlex.quote(f'{store.url}/datasets/{dataset}')}`."
         )
     entry = _manifest_entry(log[-1], dataset)
     return read_manifest(store, entry), entry

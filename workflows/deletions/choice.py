@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from workflows.config.delete import DeleteConfig
 from workflows.config.job import JobConfig
 from workflows.deletions.purge import UNFINISHED_STATES, deferred_and_due
 from workflows.ledger import Ledger, LedgerRequest
+from workflows.ledger.waiting import waits_until
 from workflows.models.publish import read_versions
 from workflows.running.runs import run_name
 from workflows.storage import ObjectStore
@@ -37,9 +38,8 @@ def choose(due: Sequence[LedgerRequest], policy: DeleteConfig, *, now: datetime,
         is_asked: The operator asked for a batch now, however small.
     """
     waived = ""
-    if due and len(due) < policy.min_requests:
-        near = now + timedelta(days=policy.deadline_margin_days)
-        if any(datetime.fromisoformat(request.deadline) < near for request in due):
+    if due and (until := waits_until(due, policy)) is not None:
+        if until < now:
             waived = "deadline"
         elif is_asked:
             waived = "asked"

@@ -15,6 +15,7 @@ from workflows.deletions.purge_inventory import Kind, Remnant, list_remnants
 from workflows.ledger import Ledger, State
 from workflows.models.batches import batch_key
 from workflows.storage import ObjectStore, append_log_entry, canonical_json, read_json, read_log
+from workflows.storage.commands import doctor_command
 from workflows.storage.keys import purge_log
 from workflows.storage.run_lock import Lease
 
@@ -138,7 +139,7 @@ def _delete(store: ObjectStore, remnant: Remnant, *, now: datetime, is_held: boo
     if left:
         raise IntegrityError(
             f"{left[0]} and {len(left) - 1} more were deleted and are still there. The purge is not done and no "
-            f"receipt was written. Run `tru doctor` on the storage, then the same command again."
+            f"receipt was written. Run `{doctor_command(store)}`, then the same command again."
         )
     return ended("purged")
 

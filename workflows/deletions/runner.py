@@ -70,6 +70,7 @@ def run_deletions(
     show_progress: bool = True,
     connect: Connect = nullcontext,
     audit: AuditFunction = audit_batch,
+    run_id: str = "",
 ) -> Figures:
     """Carry out every deletion that is due. With nothing to do, nothing changes.
 
@@ -80,6 +81,7 @@ def run_deletions(
         requests: A file of requests to submit first; its batch is not kept waiting for more requests.
         is_asked: The operator wants a batch now, however few requests are due.
         connect: Makes a connection to Ray, when something is to be trained.
+        run_id: The name under which the outcome is kept, for whoever submitted this run; "" follows from what is due.
 
     Returns:
         ``num_requests`` of this run by outcome, ``batches`` with the figures of each and, of the last one, the same
@@ -123,15 +125,15 @@ def run_deletions(
         if progress.num_held and not progress.done:
             raise PolicyError(
                 f"all {progress.num_held} requests that were due are held since. Nothing was published; they are kept. "
-                f"Release the holds with `tru delete release`."
+                f"`tru delete list --state held` names them; `tru delete release ID --reason TEXT` releases a hold."
             )
         return _figures(ledger, progress, submitted)
 
     file = open_request_file(requests) if requests is not None else None
     if file is not None:
         settings = job.model_dump(mode="json", exclude={"storage", "scaling", "sweep", "forget", "keys"})
-        run_id = runs.run_name("delete", settings, slow_digest(file.body, salt=job.model.encode()))
-    else:
+        run_id = run_id or runs.run_name("delete", settings, slow_digest(file.body, salt=job.model.encode()))
+    elif not run_id:
         ledger = open_ledger(store, job.model, identity, config=job.ledger)
         run_id = submission_id(store, job, ledger, now=utc_now(), is_asked=is_asked)
         run_id = run_id or f"delete-{job.model}-nothing-due"
@@ -185,8 +187,8 @@ def _check_processable(ledger: Ledger, request_ids: list[str], source: str, *, w
         found = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
         raise PolicyError(
             f"{source}: no request may be carried out now ({found}{why and ': '}{why}). They are kept, and nothing was "
-            "deleted. Release the holds with `tru delete release`, or verify the requesters with `tru delete "
-            "verify-request`."
+            "deleted. Release the holds with `tru delete release ID --reason TEXT`, or verify the requesters with "
+            "`tru delete verify-request ID`."
         )
 
 

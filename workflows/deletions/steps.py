@@ -51,6 +51,7 @@ from workflows.storage import (
     read_verified,
     snapshot_prefix,
 )
+from workflows.storage.commands import doctor_command
 from workflows.storage.disk_space import require_space
 from workflows.storage.state_files import parse_state_manifest
 
@@ -186,8 +187,8 @@ def publish_model(work: Work, plan: BatchPlan, attempt: Attempt) -> Version:
     found = version_of(work.store, plan)
     if found != published:
         raise IntegrityError(
-            f"model {plan.model}: version {published.version} was published and reads back otherwise. Run `tru doctor` "
-            f"on the storage before anything else."
+            f"model {plan.model}: version {published.version} was published and reads back otherwise. Run "
+            f"`{doctor_command(work.store)}` before anything else."
         )
     return published
 

@@ -8,6 +8,7 @@ import yaml
 
 from tru_core.errors import ConfigError, ConflictError
 from workflows.config.job import JobConfig
+from workflows.output_files import refuse_vanishing
 
 
 def job_text(job: JobConfig, *, comment: str) -> str:
@@ -21,8 +22,9 @@ def write_job_file(path: Path, text: str) -> None:
 
     Raises:
         ConflictError: If a file with another text is there.
-        ConfigError: If the folder cannot be written to.
+        ConfigError: If the folder cannot be written to, or the file would vanish with a submitted job.
     """
+    refuse_vanishing(path, where="--out")
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with aside.open("x", encoding="utf-8") as file:

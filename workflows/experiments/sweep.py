@@ -230,6 +230,6 @@ def sweep(
         name = f"trials-{digest}.json" if num_failed else "trials.json"
         written = write_json(store, f"{run_prefix(run_id)}/{name}", table)
         write_job_file(best_job_path, texts[best["trial"]])
-        return table | {"best_job": str(best_job_path), "trials_file": written.key}
+        return table | {"best_job": str(best_job_path.absolute()), "trials_file": written.key}
 
     return recorded(store, run_id, "sweep", body)

@@ -14,6 +14,7 @@ import ray.data
 from tru_core.errors import IntegrityError
 from workflows.data.snapshot import INTERACTION_SCHEMA, TEST, TRAIN, VALID, BucketEntry, SplitCounts
 from workflows.ingest.problems import find_problem, problems_as_json, problems_from_json, raise_problems
+from workflows.ingest.settings import IN_SETTINGS
 from workflows.ingest.splits import find_duplicates, sort_rows, split_users
 from workflows.ingest.tasks import collect, map_blocks, map_pieces, materialize
 from workflows.storage import FileEntry, ObjectStore, interactions_key, put_file
@@ -108,7 +109,7 @@ def _find_duplicates(block: pa.Table, *, plan: BucketPlan) -> Iterator[pa.Table]
             column="user and item",
             expected="each pair once",
             found="pairs that stand there before",
-            fix="Remove them, or set duplicates: drop.",
+            fix=f"Remove them, or set duplicates: drop {IN_SETTINGS}.",
         )
     yield pa.table({"note": [json.dumps(problems_as_json(problems))]})
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from tru_core.errors import DataError
 from workflows.ingest.layouts import RawData, TableFile
 from workflows.ingest.problems import NOTHING_WRITTEN
-from workflows.ingest.settings import ColumnNames
+from workflows.ingest.settings import IN_SETTINGS, ColumnNames
 
 _DEFAULTS = {
     "tru": ("user_id", "item_id", ("split", "x_label")),
@@ -73,7 +73,7 @@ def _require(table: TableFile, name: str) -> str:
         hint = f"Did you mean {near[0]}? " if near else ""
         raise DataError(
             f"{table.key}: expected a column {name}, found {', '.join(table.columns)}. {hint}{NOTHING_WRITTEN} Rename "
-            f"the column, or name it under `columns` in the job file."
+            f"the column, or name it under `columns` {IN_SETTINGS}."
         )
     return name
 

@@ -130,7 +130,7 @@ def scan_features(plan: FeaturePlan, items: ray.ObjectRef) -> dict[str, FeatureS
             raise DataError(
                 f"{source.key}: expected {source.modality} features of all {plan.num_items} items, found none for "
                 f"those of item {describe_rows(rows, num_missing)} (items ordered by id). {NOTHING_WRITTEN} Complete "
-                f"the features, or set missing_feature: zero."
+                f"the features, or import with --missing-feature zero."
             )
         scans[source.modality] = FeatureScan(
             num_missing=num_missing,

@@ -38,7 +38,7 @@ from workflows.ingest.layouts import RawData, find_raw_data
 from workflows.ingest.problems import MAX_ROWS_NAMED, NOTHING_WRITTEN, describe_rows
 from workflows.ingest.raw_tables import plan_pieces
 from workflows.ingest.report import import_report, warn_of_counts
-from workflows.ingest.settings import IngestConfig
+from workflows.ingest.settings import IN_SETTINGS, IngestConfig
 from workflows.ingest.tasks import quiet_ray_data
 from workflows.ingest.tombstone_gate import Gate, count_dropped, find_blocked, open_gate
 from workflows.keys import KeysConfig
@@ -143,7 +143,7 @@ def _import_checked(
     if split_kind == "given" and not scan.users.num_train.any():
         raise DataError(
             f"{work.raw.tables[0].key}, column {work.columns.split}: expected interactions in train, found none among "
-            f"{scan.num_rows}. {NOTHING_WRITTEN} Set split: random, or correct the column."
+            f"{scan.num_rows}. {NOTHING_WRITTEN} Import with --split random, or correct the column."
         )
     num_rows = int(scan.users.num_rows[~is_dropped].sum())
     item_ids = ray.put(items.ids)
@@ -233,12 +233,12 @@ def _choose_split(raw: RawData, columns: Columns, asked: Literal["auto", "given"
     if asked == "given" and not has_split:
         raise DataError(
             f"{first.key}: expected a column split or x_label, found {', '.join(first.columns)}. {NOTHING_WRITTEN} "
-            f"Name the column under `columns`, or set split: random."
+            f"Name the column under `columns` {IN_SETTINGS}, or import with --split random."
         )
     if asked == "time" and columns.timestamp is None:
         raise DataError(
             f"{first.key}: expected a column timestamp for the split by time, found {', '.join(first.columns)}. "
-            f"{NOTHING_WRITTEN} Name the column under `columns`, or set split: random."
+            f"{NOTHING_WRITTEN} Name the column under `columns` {IN_SETTINGS}, or import with --split random."
         )
     if asked != "auto":
         return asked
@@ -257,7 +257,8 @@ def _refuse_cold_users(users: IdCounts, is_cold: np.ndarray, settings: IngestCon
     rows = np.flatnonzero(np.isin(ordered.ids.to_numpy(False), users.ids.filter(pa.array(is_cold)).to_numpy(False)))
     raise DataError(
         f"the split leaves users without a train interaction: user {describe_rows(rows[:MAX_ROWS_NAMED], len(rows))}, "
-        f"users ordered by id. {NOTHING_WRITTEN} Set cold_users: keep or drop, or split: random."
+        f"users ordered by id. {NOTHING_WRITTEN} Set cold_users: keep or drop {IN_SETTINGS}, or import "
+        f"with --split random."
     )
 
 

@@ -135,7 +135,7 @@ def _detect_layout(filesystem: pafs.FileSystem, base: str, keys: list[str], url:
         found = "both" if is_tru else "neither"
         raise DataError(
             f"source {url}: expected either interactions.parquet or .csv (layout tru) or a .inter file (layouts mmrec, "
-            f"recbole), found {found} among {len(keys)} files. {NOTHING_WRITTEN} Name the layout in the job file."
+            f"recbole), found {found} among {len(keys)} files. {NOTHING_WRITTEN} Name the layout with --layout."
         )
     if is_tru:
         return "tru"

@@ -64,8 +64,8 @@ def open_gate(store: ObjectStore, tombstones: Literal["all"] | list[str], keys: 
         unknown = sorted(set(tombstones) - set(names))
         if unknown:
             raise ConfigError(
-                f"tombstones: data set {unknown[0]!r} has none in {store.url}; expected some of: "
-                f"{', '.join(names) or 'none'}. Nothing was written. Correct the name, or leave it out."
+                f"setting `tombstones` of --settings: data set {unknown[0]!r} has none in {store.url}; expected some "
+                f"of: {', '.join(names) or 'none'}. Nothing was written. Correct the name, or leave it out."
             )
         names = sorted(set(tombstones))
     if not names:

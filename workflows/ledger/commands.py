@@ -1,5 +1,6 @@
 """What the commands on deletion requests do: a job and arguments in, figures out. No outside id is in any figure."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,13 +15,16 @@ from workflows.data.requests import DeletionRequest
 from workflows.data.tombstones import add_consents, read_tombstones, tombstones_of
 from workflows.keys import load_identity_key
 from workflows.ledger import Ledger, LedgerRequest, State, open_ledger, verify_ledger
+from workflows.ledger.deadlines import utc_text
 from workflows.ledger.job import LedgerJob
 from workflows.ledger.pseudonyms import source_name, without_names
 from workflows.ledger.queries import alert_of
 from workflows.ledger.receipt_log import read_receipt
+from workflows.ledger.records import Hold
 from workflows.ledger.request_files import find_request_files, open_request_file
-from workflows.ledger.states import DONE_STATES, NEXT_STEP, OPEN_STATES
+from workflows.ledger.states import DONE_STATES, DUE_STATES, NEXT_STEP, OPEN_STATES
 from workflows.ledger.submit_file import submit_requests
+from workflows.ledger.waiting import waits_until
 from workflows.output_files import check_outputs, write_whole
 from workflows.storage import ObjectStore, open_store
 
@@ -60,10 +64,15 @@ def hand_out_receipt(job: LedgerJob, request_id: str, path: Path) -> Figures:
     if body is None:
         raise MissingObjectError(
             f"request {request_id} has no receipt: it is {request.state}. Nothing was written. "
-            f"`tru delete explain {request_id}` says what happens next."
+            f"`tru delete explain {shlex.quote(request_id)}` says what happens next."
         )
     write_whole(path, body)
-    return {"request_id": request_id, "receipt_of": request.request_id, "batch_id": request.batch_id, "out": str(path)}
+    return {
+        "request_id": request_id,
+        "receipt_of": request.request_id,
+        "batch_id": request.batch_id,
+        "out": str(path.absolute()),
+    }
 
 
 # --- taking requests in -------------------------------------------------------------------------
@@ -201,7 +210,17 @@ def due(job: LedgerJob, *, limit: int) -> Figures:
         "nearest_deadline": summary["nearest_deadline"],
         "days_to_deadline": summary["days_to_deadline"],
         "sweep": summary["sweep"],
+        "advice": _sweep_advice(summary["sweep"]),
     }
+
+
+def _sweep_advice(sweep: Figures) -> str:
+    """What to do where the newest sweep is too old; "" where it is not."""
+    if not sweep["is_late"]:
+        return ""
+    if sweep["age_days"] is None:
+        return "The data set has never been swept: run `tru delete sweep`."
+    return f"The data set was last swept {sweep['age_days']} days ago: run `tru delete sweep`."
 
 
 def explain(job: LedgerJob, request_id: str, *, with_history: bool) -> Figures:
@@ -211,7 +230,7 @@ def explain(job: LedgerJob, request_id: str, *, with_history: bool) -> Figures:
     holds = [hold for hold in desk.ledger.holds() if hold.covers(request)] if request.state in OPEN_STATES else []
     figures = _line(request, desk.now) | {
         "why": request.reason or _why(request),
-        "next": _next(desk.ledger, request),
+        "next": _next(desk, request, holds),
         "received_time": request.received_time,
         "is_time_stated": request.is_time_stated,
         "submitted_at": request.submitted_at,
@@ -248,8 +267,31 @@ def _why(request: LedgerRequest) -> str:
     return "no reason was given"
 
 
-def _next(ledger: Ledger, request: LedgerRequest) -> str:
-    if request.state != "duplicate":
-        return NEXT_STEP[request.state]
-    original = ledger.find(request.duplicate_of)
-    return f"{NEXT_STEP['duplicate']} {original.request_id} is {original.state}. {NEXT_STEP[original.state]}"
+def _next(desk: Desk, request: LedgerRequest, holds: Sequence[Hold]) -> str:
+    """What happens next, with the command that a person may have to give."""
+    if request.state == "duplicate":
+        original = desk.ledger.find(request.duplicate_of)
+        covering = [hold for hold in desk.ledger.holds() if hold.covers(original)]
+        return f"{NEXT_STEP['duplicate']} {original.request_id} is {original.state}. {_next(desk, original, covering)}"
+    if request.state == "received":
+        return f"{NEXT_STEP['received']} `tru delete verify-request {shlex.quote(request.request_id)}`."
+    if request.state == "held":
+        commands = [f"`tru delete release {shlex.quote(hold.hold_id)} --reason WHY`" for hold in holds]
+        return f"{NEXT_STEP['held']} {', '.join(commands)}".strip() + ("." if commands else "")
+    if request.state in DUE_STATES:
+        return _wait(desk) or NEXT_STEP[request.state]
+    return NEXT_STEP[request.state]
+
+
+def _wait(desk: Desk) -> str:
+    """Until when a due request waits, where policy makes it wait for others; "" where the next run takes it."""
+    due, sizes = desk.ledger.due(desk.now), desk.job.delete
+    until = waits_until(due, sizes) if due else None
+    if until is None or until < desk.now:
+        return ""
+    return (
+        f"It waits until there are {sizes.min_requests} due requests ({len(due)} now) or until {utc_text(until)}, when "
+        f"the nearest deadline among them is {sizes.deadline_margin_days:g} days ahead (delete.min_requests, "
+        f"delete.deadline_margin_days). The first `tru delete run` from then on takes it; `tru delete run --now` does "
+        f"not wait."
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from tru_core.settings import Settings
+from workflows.config.batch_sizes import BatchSizes
 from workflows.config.ledger import LedgerConfig
 from workflows.config.names import Name
 from workflows.config.parsing import load_settings, parse
@@ -13,15 +14,16 @@ from workflows.storage import StorageConfig
 
 # Blocks that other commands read. A name that stands not here has the whole file checked, which takes longer.
 _OTHER_BLOCKS = frozenset({"precision", "feature_scaling", "backbone", "fit", "forget", "unlearn", "scaling"})
-_OTHER_BLOCKS |= {"sweep", "delete", "compare", "audit"}
+_OTHER_BLOCKS |= {"sweep", "compare", "audit"}
 
 
 class LedgerJob(Settings):
-    """As in :class:`workflows.config.job.JobConfig`."""
+    """As in :class:`workflows.config.job.JobConfig`; of ``delete`` what says how long requests wait."""
 
     storage: StorageConfig
     dataset: Name
     model: Name
+    delete: BatchSizes = Field(default_factory=BatchSizes)
     ledger: LedgerConfig = Field(default_factory=LedgerConfig)
     keys: KeysConfig = Field(default_factory=KeysConfig)
 
@@ -38,5 +40,15 @@ def load_ledger_job(path: Path) -> LedgerJob:
         from workflows.config.job import load_job
 
         job = load_job(path)
-        return LedgerJob(storage=job.storage, dataset=job.dataset, model=job.model, ledger=job.ledger, keys=job.keys)
+        sizes = BatchSizes.model_validate(job.delete.model_dump(include=set(BatchSizes.model_fields)))
+        return LedgerJob(
+            storage=job.storage,
+            dataset=job.dataset,
+            model=job.model,
+            delete=sizes,
+            ledger=job.ledger,
+            keys=job.keys,
+        )
+    if isinstance(own.get("delete"), dict):
+        own["delete"] = {name: value for name, value in own["delete"].items() if name in BatchSizes.model_fields}
     return parse(LedgerJob, own, where=str(path))

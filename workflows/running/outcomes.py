@@ -7,6 +7,7 @@ from typing import Any
 
 from tru_core.errors import MissingObjectError, TruError
 from workflows.storage import ObjectStore, canonical_json, read_json, run_prefix
+from workflows.storage.commands import result_command
 
 INTERRUPTED = 130
 UNEXPECTED = 1
@@ -90,7 +91,7 @@ def recorded(
         ended_at = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             _write(store, run_id, outcome | ending | {"ended_at": ended_at})
-            error.add_note(f"The outcome is recorded: `tru result {run_id} --storage {store.url}`.")
+            error.add_note(f"The outcome is recorded: `{result_command(store, run_id)}`.")
         except TruError as trouble:
             error.add_note(f"The outcome could not be recorded: {trouble}")
         raise

@@ -113,6 +113,11 @@ class ObjectStore(Protocol):
         ...
 
     @property
+    def command_options(self) -> tuple[str, ...]:
+        """What a command line must say beside ``url`` to reach the same store, as words: endpoint and region."""
+        ...
+
+    @property
     def unsafe_single_writer(self) -> bool:
         """Whether the storage's settings allow publishing without a check that of two writers one wins."""
         ...
@@ -136,6 +141,10 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """Every object below the folder ``prefix`` ("" for all), recursively, sorted by key."""
+        ...
+
+    def names(self, prefix: str) -> "list[str]":
+        """The names directly below the folder ``prefix`` ("" for the top), of objects and of folders, sorted."""
         ...
 
     def delete(self, key: str) -> None:

@@ -10,6 +10,7 @@ import weakref
 
 from tru_core.errors import IntegrityError
 from workflows.storage import ObjectStore
+from workflows.storage.commands import doctor_command
 from workflows.storage.keys import create_only_key
 
 _BODY = b'{"kind":"tru.create-only"}'
@@ -34,7 +35,7 @@ def require_create_only(store: ObjectStore) -> None:
             if store.put_if_absent(create_only_key(), body) or store.read(create_only_key()) != _BODY:
                 raise IntegrityError(
                     f"storage {store.url} created an object a second time instead of refusing: it ignores conditional "
-                    f"writes, so two publishers could both win. Nothing was published. Run `tru doctor {store.url}` "
+                    f"writes, so two publishers could both win. Nothing was published. Run `{doctor_command(store)}` "
                     f"for the whole list, and use another storage. If there is only ever one writer, set "
                     f"storage.unsafe_single_writer in the job file; receipts will say so."
                 )

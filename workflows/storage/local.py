@@ -42,6 +42,10 @@ class LocalStore:
         return str(self._root)
 
     @property
+    def command_options(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def unsafe_single_writer(self) -> bool:
         return self._unsafe_single_writer
 
@@ -102,6 +106,15 @@ class LocalStore:
         except OSError as error:
             raise _explain("list", top, error) from error
         return sorted(found, key=lambda info: info.key)
+
+    def names(self, prefix: str) -> "list[str]":
+        top = self._path(prefix) if prefix else self._root
+        try:
+            return sorted(path.name for path in top.iterdir() if prefix or path.name != ASIDE_FOLDER)
+        except _ABSENT:
+            return []
+        except OSError as error:
+            raise _explain("list", top, error) from error
 
     def delete(self, key: str) -> None:
         path = self._path(key)

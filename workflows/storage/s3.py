@@ -56,6 +56,12 @@ class S3Store:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     @property
+    def command_options(self) -> tuple[str, ...]:
+        endpoint, region = self._config.endpoint_url, self._config.region
+        is_default = region == StorageConfig.model_fields["region"].default
+        return (*(("--endpoint-url", endpoint) if endpoint else ()), *(() if is_default else ("--region", region)))
+
+    @property
     def unsafe_single_writer(self) -> bool:
         return self._config.unsafe_single_writer
 
@@ -143,6 +149,18 @@ class S3Store:
             if not answer.get("NextContinuationToken"):
                 return [found[key] for key in sorted(found)]
             more = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    def names(self, prefix: str) -> "list[str]":
+        folder = f"{self._name(prefix)}/" if prefix else self._prefix
+        found: set[str] = set()
+        more = {"Delimiter": "/"}
+        while True:
+            answer = self._call("ListBucket", folder, self._list_page(folder, more))
+            found |= {item["Key"][len(folder) :] for item in answer.get("Contents", ())}
+            found |= {item["Prefix"][len(folder) : -1] for item in answer.get("CommonPrefixes", ())}
+            if not answer.get("NextContinuationToken"):
+                return sorted(found - {""})  # "" is a folder marker of some other program
+            more["ContinuationToken"] = answer["NextContinuationToken"]
 
     def _list_page(self, folder: str, more: dict[str, str]) -> Callable[[Any], dict[str, Any]]:
         return lambda client: client.list_objects_v2(Bucket=self._bucket, Prefix=folder, **more)
