@@ -3,10 +3,10 @@
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from workflows.cli.tables import TERMINAL_COLUMNS, print_figures
+from workflows.cli.tables import print_figures
+from workflows.cli.terminal import TERMINAL_COLUMNS, make_console
 
 Figures = dict[str, Any]
 
@@ -16,9 +16,9 @@ _ALERTS = {"overdue": "OVERDUE", "used_80_percent": "80 % used", "used_50_percen
 def print_submission(figures: Figures) -> None:
     """Print what became of a submission, and why files were refused."""
     print_figures({name: value for name, value in figures.items() if name not in ("failed", "exit_code")})
-    console = Console()
+    console = make_console()
     for file in figures["failed"]:
-        console.print(f"refused {file['file']}: {file['error']}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"refused {file['file']}: {file['error']}", soft_wrap=True)
     if figures["exit_code"] == 9:
         console.print("Nothing new can be carried out: its requesters are not verified, or a hold covers it.")
 
@@ -30,13 +30,12 @@ def print_requests(figures: Figures) -> None:
         return
     _print_table(figures["requests"])
     by_state = ", ".join(f"{number} {state}" for state, number in figures["by_state"].items()) or "none"
-    console = Console()
-    console.print(f"{len(figures['requests'])} of {figures['total']} shown. All: {by_state}.", highlight=False)
+    console = make_console()
+    console.print(f"{len(figures['requests'])} of {figures['total']} shown. All: {by_state}.")
     if "verified_entries" in figures:
         console.print(
             f"The whole history was verified: {figures['verified_entries']} entries, the newest with sha256 "
             f"{figures['head_sha256']}.",
-            highlight=False,
             soft_wrap=True,
         )
 
@@ -45,20 +44,19 @@ def print_due(figures: Figures) -> None:
     """Print what is open, overdue first, and the alerts."""
     _print_table(figures["requests"])
     alerts, sweep = figures["alerts"], figures["sweep"]
-    console = Console()
+    console = make_console()
     console.print(
         f"{figures['total']} open: {alerts['overdue']} overdue, {alerts['used_80_percent']} have used 80 % of their "
-        f"time, {alerts['used_50_percent']} half of it.",
-        highlight=False,
+        f"time, {alerts['used_50_percent']} half of it."
     )
     if sweep["is_late"]:
         age = "never" if sweep["age_days"] is None else f"{sweep['age_days']} days ago"
-        console.print(f"The data set was last swept {age}: run `tru delete sweep`.", highlight=False)
+        console.print(f"The data set was last swept {age}: run `tru delete sweep`.")
 
 
 def print_explanation(figures: Figures) -> None:
     """Print where a request is, why, and what happens next."""
-    console = Console()
+    console = make_console()
     lines = {
         "request": f"{figures['request_id']} ({figures['kind']})",
         "where": f"{figures['state']} since {figures['since']}",
@@ -71,10 +69,10 @@ def print_explanation(figures: Figures) -> None:
         "holds": ", ".join(f"{hold['hold_id']} ({hold['level']})" for hold in figures["holds"]) or "-",
     }
     for name, text in lines.items():
-        console.print(f"{name:<9} {text}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{name:<9} {text}", soft_wrap=True)
     for line in figures.get("history", []):
         text = f"{line['seq']:>6} {line['at']} {line['kind']:<9} {line['state'] or '-':<16} {line['reason']}".rstrip()
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
 
 def _print_table(requests: list[Figures]) -> None:
@@ -92,4 +90,4 @@ def _print_table(requests: list[Figures]) -> None:
             (request["batch_id"] or "")[:12],
             style="bold" if request["alert"] == "overdue" else None,
         )
-    Console(width=TERMINAL_COLUMNS).print(table, markup=False)
+    make_console(width=TERMINAL_COLUMNS).print(table)

@@ -2,15 +2,14 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tru_core.settings import Settings
 from workflows.data.manifest import DEFAULT_NUM_ITEM_BUCKETS, DEFAULT_NUM_USER_BUCKETS
 
 
-class ColumnNames(BaseModel):
+class ColumnNames(Settings):
     """Names of the columns of the interaction table, where they differ from the layout's own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     user: str | None = None
     item: str | None = None
@@ -18,7 +17,7 @@ class ColumnNames(BaseModel):
     split: str | None = None
 
 
-class IngestConfig(BaseModel):
+class IngestConfig(Settings):
     """How raw tables become a snapshot.
 
     ``split``: ``auto`` takes the split of the data if it has one, else ``random``. ``random`` and ``time`` give
@@ -32,8 +31,6 @@ class IngestConfig(BaseModel):
     of the others name other people and things.
     ``rows_per_task``: interactions of a parquet file that one task reads. It changes speed, never the result.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     layout: Literal["auto", "tru", "mmrec", "recbole"] = "auto"
     split: Literal["auto", "given", "random", "time"] = "auto"
