@@ -21,10 +21,10 @@ def refused(folder: Path, body: str | bytes) -> str:
     """The message with which a job file is refused, without its path. It is short, whatever the file."""
     path = folder / "job.yaml"
     path.write_bytes(body.encode() if isinstance(body, str) else body)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ConfigError) as caught:
         load_job(path)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     message = str(caught.value).removeprefix(f"{path}: ")
     assert len(message) < 700
     assert message.isprintable()
