@@ -456,7 +456,7 @@ def test_where_no_data_set_can_go_ends_with_code_2_before_anything_starts(
         ("splitt: random\n", "splitt: there is no such setting; did you mean 'split'?"),
         ("columns: {users: u}\n", "did you mean 'user'?"),
         ("split: leave-one-out\n", "split: Input should be 'auto', 'given', 'random' or 'time'"),
-        ("- split\n", "expected settings by name, found list"),
+        ("- split\n", "expected settings by name, found a list"),
         ("split: time\nsplit: random\n", "line 2: the key 'split' stands twice"),
         (None, "cannot be read as text"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from tru_core.errors import ConfigError
 from workflows.config.job import JobConfig, load_job
-from workflows.config.parsing import load_yaml
+from workflows.config.yaml_reader import load_yaml
 from workflows.ingest import IngestConfig
 
 SMALLEST = """storage: store
@@ -193,7 +193,7 @@ def test_a_byte_order_mark_and_other_line_ends_do_not_matter(encoding: str, line
 
 
 @pytest.mark.parametrize(
-    ("text", "kind"), [("", "NoneType"), ("- storage\n- store\n", "list"), ("store", "str"), ("42", "int")]
+    ("text", "kind"), [("", "nothing"), ("- storage\n- store\n", "a list"), ("store", "a text"), ("42", "a number")]
 )
 def test_a_file_that_holds_no_settings_by_name_is_refused(text: str, kind: str, tmp_path: Path) -> None:
     assert f"expected settings by name, found {kind}" in refused(tmp_path, text)

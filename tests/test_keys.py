@@ -150,6 +150,95 @@ def test_a_public_key_file_that_means_nothing_is_refused(folder: Path, text: str
         read_public_key(path)
 
 
+LATE, EARLY = "2027-03-01T00:00:00+00:00", "2020-01-01T00:00:00+00:00"
+
+
+def public_file(folder: Path, before: str, after: str = "") -> Path:
+    path = folder / "other.pub"
+    path.write_bytes(before.encode() + (folder / "signing.pub").read_bytes() + after.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"not-after: {EARLY}",
+        f"Not-After:{EARLY}",
+        f"NOT-AFTER : {EARLY}  ",
+        f"\tnot-after\t:\t{EARLY}",
+        "not-after: 2020-01-01T00:00:00z",
+        "not-after: 2020-01-01 01:00:00+01:00",
+        f"not-after: {LATE}\nNOT-AFTER: {EARLY}",
+        f"not-after: {EARLY}\n\nnot-after: {LATE}",
+        f"\ufeffnot-after: {EARLY}",
+    ],
+)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_limit_of_time_is_read_however_it_is_written_and_the_earliest_counts(
+    folder: Path, line: str, line_end: str
+) -> None:
+    text = f"{line}\n".replace("\n", line_end)
+    assert read_public_key(public_file(folder, text)).not_after == datetime(2020, 1, 1, tzinfo=UTC)
+    if "\ufeff" not in line:
+        below = read_public_key(public_file(folder, "\n", text))
+        assert below.not_after == datetime(2020, 1, 1, tzinfo=UTC)
+        assert below.key_id == read_public_key(folder / "signing.pub").key_id
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"not_after: {EARLY}",
+        f"notAfter={EARLY}",
+        f"not after: {EARLY}",
+        f"not-after = {EARLY}",
+        f"not-after {EARLY}",
+        f"# not-after: {EARLY}",
+        f"not-after: {EARLY} # expired",
+        f"not-after: '{EARLY}'",
+        "not-after:",
+        "not-after: never",
+        "not-after: 01.03.2020",
+        "not-after: 1577836800",
+        "not-after: 2020-01-01",
+        "not-after: 2020-01-01T00:00:00",
+        "not-after: 2020-02-30T00:00:00+00:00",
+        f"not\u2010after: {EARLY}",
+        f"not-after\uff1a {EARLY}",
+        f"not-after:\u00a0{EARLY}",
+        f"not-after: {EARLY}\x0b",
+        f"expires: {EARLY}",
+        "a comment",
+        "-----BEGIN PUBLIC KEY-----",
+        "\x00",
+    ],
+)
+def test_a_line_beside_a_public_key_that_is_no_limit_of_time_is_refused(folder: Path, line: str) -> None:
+    for path in (public_file(folder, f"{line}\n"), public_file(folder, "", f"{line}\n")):
+        with pytest.raises(
+            ConfigError, match=r"is no public key: .*'not-after:' with a time in ISO 8601 with its zone"
+        ):
+            read_public_key(path)
+
+
+def test_what_stands_between_behind_or_far_below_a_public_key_is_read_too(folder: Path) -> None:
+    pem = (folder / "signing.pub").read_text()
+    lines = pem.splitlines()
+    for after in (pem, f"x\n{pem}", f"{'#' * 60}\n" * 200 + f"not-after: {EARLY}\n", "\n" * 5000):
+        with pytest.raises(ConfigError, match="is no public key"):
+            read_public_key(public_file(folder, "", after))
+    for text in (
+        "\n".join([lines[0], f"not-after: {EARLY}", *lines[1:]]),
+        "\n".join([*lines[:-1], f"not-after: {EARLY} {lines[-1]}"]),
+        "\r".join([f"not-after: {EARLY}", *lines]),
+        f"not-after: {EARLY} {pem}",
+        (folder / "signing.key").read_text(),
+    ):
+        (folder / "other.pub").write_text(text)
+        with pytest.raises(ConfigError, match="is no public key"):
+            read_public_key(folder / "other.pub")
+
+
 def test_the_environment_names_another_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = KeysConfig(folder=str(tmp_path / "nowhere"))
     monkeypatch.setenv("TRU_IDENTITY_KEY_FILE", str(folder / "identity.key"))

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from workflows.config.job import JobConfig
-from workflows.config.parsing import load_yaml, parse
+from workflows.config.parsing import parse
+from workflows.config.yaml_reader import load_yaml
 from workflows.running.worker import Results
 from workflows.storage import FileEntry, ObjectStore, StorageConfig, dataset_log, read_log
 from workflows.tasks import Stage, WorkerTask

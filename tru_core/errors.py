@@ -4,11 +4,20 @@ An error message says where, what was expected, what was found, what is safe now
 It never holds a person's id: rows of a table and request ids are named instead.
 """
 
+from tru_core.quoting import printable
+
 
 class TruError(Exception):
-    """Base of all errors that are the user's or the environment's business. Never raised itself."""
+    """Base of all errors that are the user's or the environment's business. Never raised itself.
+
+    Its text is harmless wherever it is shown or logged: control characters, which a file's name or header may hold, are
+    written as ``\\x1b``.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(TruError):

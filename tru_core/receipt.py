@@ -28,6 +28,7 @@ from tru_core.errors import (
 )
 from tru_core.keys import PublicKey, SigningKey
 from tru_core.merkle import Tree, build_tree, leaf_hash, root_of_path
+from tru_core.quoting import shortened
 from tru_core.settings import Settings
 from tru_core.statement import (
     PREDICATE_TYPE,
@@ -320,4 +321,4 @@ def _check_leaf(file: ReceiptFile, predicate: Predicate, where: str) -> ReceiptR
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+    return shortened(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}", 300)

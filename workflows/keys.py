@@ -5,10 +5,12 @@
 time.
 """
 
+import codecs
 import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -30,7 +32,11 @@ SIGNING_VARIABLE = "TRU_SIGNING_KEY_FILE"
 
 _MAX_KEY_FILE_BYTES = 4096
 _HEX_KEY = re.compile(rb"[0-9a-f]{64}\n?")
-_LIMIT = re.compile(r"^not-after:(.*)$", re.MULTILINE)
+_LIMIT = re.compile(rb"[ \t]*not-after[ \t]*:[ \t]*([0-9T:.+Zz -]{10,40}?)[ \t\r]*", re.IGNORECASE)
+_PUBLIC_BLOCK = re.compile(
+    rb"^-----BEGIN PUBLIC KEY-----[ \t]*\r?\n(?:[A-Za-z0-9+/=]+[ \t]*\r?\n)+-----END PUBLIC KEY-----[ \t]*\r?$",
+    re.MULTILINE,
+)
 
 
 class KeysConfig(Settings):
@@ -90,24 +96,58 @@ def load_signing_key(config: KeysConfig) -> SigningKey:
 def read_public_key(path: Path) -> PublicKey:
     """Read a public key and the time after which it may not sign.
 
+    The file is one PEM block, and above or below it at most lines ``not-after:`` with a time, in capitals or small
+    letters and with any blanks. Of several times the earliest counts.
+
     Raises:
-        ConfigError: If the file cannot be read or is no Ed25519 public key in PEM.
+        ConfigError: If the file cannot be read, is no Ed25519 public key in PEM, or holds a line that is neither.
     """
     try:
         with path.open("rb") as file:
-            text = file.read(_MAX_KEY_FILE_BYTES).decode("ascii")
-        key = serialization.load_pem_public_key(text[max(text.find("-----BEGIN"), 0) :].encode())
-        limits = [datetime.fromisoformat(time.strip()) for time in _LIMIT.findall(text)]
-    except OSError as error:
-        raise ConfigError(f"public key {path} cannot be read: {error.strerror}. Name a signing.pub.") from error
+            body = file.read(_MAX_KEY_FILE_BYTES + 1).removeprefix(codecs.BOM_UTF8)
+    except (OSError, ValueError) as error:  # a ValueError: a path with a NUL byte
+        reason = getattr(error, "strerror", None) or "this is no path"
+        raise ConfigError(f"public key {path} cannot be read: {reason}. Name a signing.pub.") from error
+    if len(body) > _MAX_KEY_FILE_BYTES:
+        raise _no_public_key(path, f"it has more than {_MAX_KEY_FILE_BYTES} bytes")
+    block = _PUBLIC_BLOCK.search(body)
+    if block is None:
+        raise _no_public_key(path, "it has no block BEGIN PUBLIC KEY, each line of it on its own")
+    limits = [*_limits(path, body[: block.start()], 1)]
+    limits += _limits(path, body[block.end() :], body.count(b"\n", 0, block.end()) + 1)
+    try:
+        key = serialization.load_pem_public_key(block.group())
     except (ValueError, UnsupportedAlgorithm):
-        key, limits = None, []
-    if not isinstance(key, Ed25519PublicKey) or any(time.tzinfo is None for time in limits):
-        raise ConfigError(
-            f"{path} is no public key: expected an Ed25519 public key in PEM, below at most a line 'not-after:' with "
-            f"a time in ISO 8601 with its zone. Name the file signing.pub that `tru keys new` wrote."
-        )
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise _no_public_key(path, "its block is another key, or damaged")
     return PublicKey(key.public_bytes_raw(), not_after=min(limits, default=None))
+
+
+def _limits(path: Path, text: bytes, first_line: int) -> Iterator[datetime]:
+    """The times of the lines beside a key. ConfigError for a line that is no limit of time and not blank."""
+    for number, line in enumerate(text.split(b"\n"), start=first_line):
+        if not line.strip(b" \t\r"):
+            continue
+        found = _LIMIT.fullmatch(line)
+        try:
+            limit = datetime.fromisoformat(found.group(1).decode("ascii").upper()) if found else None
+        except ValueError:
+            limit = None
+        if limit is None:
+            raise _no_public_key(path, f"line {number} is none that is known")
+        if limit.tzinfo is None:
+            raise _no_public_key(path, f"the time in line {number} has no zone")
+        yield limit
+
+
+def _no_public_key(path: Path, problem: str) -> ConfigError:
+    """The error of a file that is not understood to its last line: what is passed over could be a limit of time."""
+    return ConfigError(
+        f"{path} is no public key: {problem}. Expected an Ed25519 public key in PEM, and beside it at most a line "
+        f"'not-after:' with a time in ISO 8601 with its zone, such as 'not-after: 2027-03-01T00:00:00+00:00'. Nothing "
+        f"was checked. Name the file signing.pub that `tru keys new` wrote."
+    )
 
 
 def _secret_path(config: KeysConfig, name: str, variable: str) -> Path:

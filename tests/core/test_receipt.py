@@ -239,6 +239,28 @@ def test_another_writing_of_the_same_receipt_is_refused(change: Callable[[bytes]
     assert isinstance(refused(change(receipts()[0])), EditedReceiptError)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b"[" * 70 + b"]" * 70,
+        b"7" * 10_000,
+        b'{"a":1e999}',
+        b'"\\ud800"',
+        b"\xff\xfe",
+        b"\x1b[31m",
+        b'{"' + b"x" * 100_000 + b'":1}',
+        b"",
+    ],
+)
+def test_a_file_that_was_made_to_break_a_reader_is_no_receipt_and_the_message_is_short(body: bytes) -> None:
+    with pytest.raises(EditedReceiptError) as caught:
+        verify_receipt(body, public_keys=[], where="receipt.json")
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).isprintable()
+
+
 def test_the_spare_bits_of_base64_cannot_carry_another_receipt() -> None:
     """``AA==`` and ``AB==`` decode to the same byte. Only the first is what an encoder writes."""
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"

@@ -14,6 +14,7 @@ from typing import Any
 
 from tru_core.audits.attacks import GATE_ATTACKS
 from tru_core.collective import LocalCollective
+from tru_core.quoting import printable
 from workflows.audits.case import ExamineSettings, Kept, examine
 from workflows.config.job import JobConfig
 from workflows.running.worker import TaskRun
@@ -64,6 +65,6 @@ def audit_batch(
     found = examine(run, asked)
     seconds = time.perf_counter() - started
     if show_progress:
-        sys.stderr.write(f"audit: {found['verdict']} in {seconds:.1f} s. {found['reason']}\n")
+        sys.stderr.write(f"audit: {found['verdict']} in {seconds:.1f} s. {printable(found['reason'])}\n")
     names = ("verdict", "reference", "reason", "findings", "recalls", "audit_seed", "inputs")
     return {name: found[name] for name in names} | {"version": found["audit_version"], "seconds": seconds}

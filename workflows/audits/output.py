@@ -104,7 +104,7 @@ def _table(audit: Figures) -> Table:
 def format_audits(figures: Figures) -> str:
     """Lay an audit out for a terminal of 120 columns: a block for each candidate, and how to read it."""
     text = io.StringIO()
-    console = Console(file=text, width=TERMINAL_COLUMNS, color_system=None, highlight=False, markup=False)
+    console = Console(file=text, width=TERMINAL_COLUMNS, color_system=None, highlight=False, markup=False, emoji=False)
     console.print(f"{figures['backbone']} · {figures['dataset']} · {figures['forget']}\n")
     for audit in figures["audits"]:
         console.print(_table(audit))
@@ -129,4 +129,6 @@ def format_audits(figures: Figures) -> str:
 
 def print_audits(figures: Figures) -> None:
     """Print an audit's tables."""
-    Console(width=TERMINAL_COLUMNS, soft_wrap=True, highlight=False, markup=False).print(format_audits(figures))
+    Console(width=TERMINAL_COLUMNS, soft_wrap=True, highlight=False, markup=False, emoji=False).print(
+        format_audits(figures)
+    )

@@ -6,7 +6,6 @@ there; progress and errors go to standard error. Exit codes are those of ``tru_c
 
 import argparse
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -31,6 +30,14 @@ from workflows.cli.command import (
     storage_config,
 )
 from workflows.cli.tables import print_comparison, print_sweep
+from workflows.cli.terminal import (
+    Parser,
+    make_output_harmless,
+    print_error,
+    print_json,
+    printable_figures,
+    whole_number,
+)
 
 EXIT_CODES = """exit codes: 0 ok, 2 wrong configuration, 3 bad data, 4 storage unreachable, denied or missing,
 5 conflict, 6 audit not passed, 7 retries used up, 8 damaged or unsafe file, 9 refused by policy, 130 interrupted"""
@@ -54,7 +61,8 @@ def split_dataset_url(url: str) -> tuple[str, str]:
 
 
 def _data_import(arguments: argparse.Namespace) -> Figures:
-    from workflows.config.job import ScalingConfig, load_settings, parse
+    from workflows.config.job import ScalingConfig, parse
+    from workflows.config.yaml_reader import load_settings
     from workflows.ingest import IngestConfig, import_dataset
     from workflows.keys import KeysConfig
     from workflows.running.cluster import connected
@@ -171,7 +179,7 @@ def _seconds(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tru",
         description="Make a trained multimodal recommender forget users, items or single interactions.",
         epilog=EXIT_CODES,
@@ -191,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("--settings", metavar="FILE", help="YAML file with import settings; they are listed below")
     importing.add_argument("--layout", choices=["auto", "tru", "mmrec", "recbole"])
     importing.add_argument("--split", choices=["auto", "given", "random", "time"])
-    importing.add_argument("--split-seed", type=int)
+    importing.add_argument("--split-seed", type=whole_number)
     importing.add_argument("--missing-feature", choices=["error", "zero"])
     importing.add_argument(
         "--neighbour-features", choices=["raw", "standardised"], help="before the item graphs' cosine"
@@ -256,15 +264,11 @@ def _protect_private_cluster() -> None:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
-def _print_json(value: Figures) -> None:
-    print(json.dumps(value, sort_keys=True, allow_nan=False))
-
-
 def _end(arguments: argparse.Namespace, error: BaseException, message: str, exit_code: int) -> int:
     """Say how a command ended that did not succeed."""
     if arguments.json:
-        _print_json({"error": type(error).__name__, "message": message, "exit_code": exit_code})
-    print("\n".join([f"tru: {message}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        print_json({"error": type(error).__name__, "message": message, "exit_code": exit_code})
+    print_error(f"tru: {message}", *getattr(error, "__notes__", []))
     return exit_code
 
 
@@ -272,14 +276,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    make_output_harmless()
     _protect_private_cluster()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Ray prints there too
             figures = arguments.run(arguments)
         if arguments.json:
-            _print_json(figures)
+            print_json(figures)
         else:
-            arguments.show(figures)
+            arguments.show(printable_figures(figures))
     except TruError as error:
         return _end(arguments, error, str(error), error.exit_code)
     except KeyboardInterrupt as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.cli.command import Figures, add_command, load_job_file
+from workflows.cli.terminal import whole_number
 
 _TEXT = "Examine whether a model forgot: passed, failed or inconclusive, with all evidence. Exit code 6 unless passed."
 
@@ -14,7 +15,9 @@ def add_commands(commands: Any) -> None:
     command = add_command(commands, "audit", _TEXT, _audit, _show)
     command.add_argument("job", help="job file (YAML); its block audit says what")
     which = command.add_mutually_exclusive_group()
-    which.add_argument("--version", type=int, metavar="N", help="examine this published version of the job's model")
+    which.add_argument(
+        "--version", type=whole_number, metavar="N", help="examine this published version of the job's model"
+    )
     which.add_argument("--batch", metavar="ID", help="examine what this batch of deletions published")
     help_text = "write the report to PATH.html, PATH.json, PATH.parquet or PATH.csv too; may be repeated"
     command.add_argument("--out", action="append", default=[], metavar="PATH", help=help_text)

@@ -3,10 +3,10 @@
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from workflows.cli.tables import TERMINAL_COLUMNS, print_figures
+from workflows.cli.tables import print_figures
+from workflows.cli.terminal import TERMINAL_COLUMNS, make_console
 
 Figures = dict[str, Any]
 
@@ -27,7 +27,7 @@ _BATCH_LINES = {
 
 def print_run(figures: Figures) -> None:
     """Print what a run did: its batches, what waits, where all requests stand, and why some were left."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = make_console(soft_wrap=True)
     outcomes = _counts(figures.get("num_requests", {}))
     console.print(f"{outcomes} in this run; {figures.get('num_waiting', 0)} wait until there are enough for a batch.")
     for batch in figures.get("batches", []):
@@ -62,13 +62,13 @@ def print_versions(figures: Figures) -> None:
             remark,
             style="bold" if version["status"] == "serving" else None,
         )
-    Console(width=TERMINAL_COLUMNS).print(table, markup=False)
+    make_console(width=TERMINAL_COLUMNS).print(table)
 
 
 def print_purge(figures: Figures) -> None:
     """Print what a purge did, item by item where something is left."""
     print_figures({"purge": figures["purge"]})
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = make_console(soft_wrap=True)
     for item in figures["items"]:
         if item["outcome"] in ("deferred", "held"):
             until = f" until {item['until']}" if item["until"] else ""

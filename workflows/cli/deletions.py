@@ -6,6 +6,7 @@ from typing import Any
 
 from workflows.cli.command import Figures, add_command, load_job_file
 from workflows.cli.deletion_tables import print_purge, print_run, print_versions
+from workflows.cli.terminal import whole_number
 
 
 def add_delete_commands(group: Any) -> None:
@@ -65,7 +66,7 @@ def add_version_commands(commands: Any) -> None:
     _add_job(listing)
     text = "Let an earlier version serve again; refused where it may know a deleted subject."
     rolling = add_command(commands, "rollback", text, rollback)
-    rolling.add_argument("version", type=int)
+    rolling.add_argument("version", type=whole_number)
     _add_job(rolling)
     rolling.add_argument("--override", default="", metavar="REASON", help="do it all the same; the reason is recorded")
 

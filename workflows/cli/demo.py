@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tru_core.fit import FitSettings
+from tru_core.quoting import printable
 from workflows.config.job import BackboneConfig, ForgetConfig, JobConfig, ScalingConfig, parse
 from workflows.experiments.compare import compare
 from workflows.ingest import import_dataset
@@ -71,7 +72,7 @@ def run_demo(folder: Path) -> dict[str, Any]:
     store = open_store(job.storage)
 
     def say(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{printable(text)}\n")
 
     say(f"1/4 Making a world of {NUM_USERS} users, {NUM_ITEMS} items and {', '.join(MODALITIES)} features in {folder}")
     raw = folder / "raw"

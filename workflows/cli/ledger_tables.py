@@ -3,10 +3,10 @@
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from workflows.cli.tables import TERMINAL_COLUMNS, print_figures
+from workflows.cli.tables import print_figures
+from workflows.cli.terminal import TERMINAL_COLUMNS, make_console
 
 Figures = dict[str, Any]
 
@@ -17,17 +17,16 @@ def print_submission(figures: Figures) -> None:
     """Print what became of a submission, and why files were refused."""
     lists = ("failed", "exit_code", "unknown", "renamed", "held_because")
     print_figures({name: value for name, value in figures.items() if name not in lists})
-    console = Console()
+    console = make_console()
     for place in figures["unknown"]:
-        text = f"{_lines_of(place)}: the data set does not know an id that is named there."
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{_lines_of(place)}: the data set does not know an id that is named there.", soft_wrap=True)
     for place in figures["renamed"]:
         text = f"{_lines_of(place)}: the request id holds the id of its subject. The ledger keeps a pseudonym for it."
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
     for reason in figures["held_because"]:
-        console.print(f"held: {reason}.", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"held: {reason}.", soft_wrap=True)
     for file in figures["failed"]:
-        console.print(f"refused {file['file']}: {file['error']}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"refused {file['file']}: {file['error']}", soft_wrap=True)
     if figures["exit_code"] == 9:
         console.print("Nothing new can be carried out: its requesters are not verified, or a hold covers it.")
 
@@ -46,13 +45,12 @@ def print_requests(figures: Figures) -> None:
         return
     _print_table(figures["requests"])
     by_state = ", ".join(f"{number} {state}" for state, number in figures["by_state"].items()) or "none"
-    console = Console()
-    console.print(f"{len(figures['requests'])} of {figures['total']} shown. All: {by_state}.", highlight=False)
+    console = make_console()
+    console.print(f"{len(figures['requests'])} of {figures['total']} shown. All: {by_state}.")
     if "verified_entries" in figures:
         console.print(
             f"The whole history was verified: {figures['verified_entries']} entries, the newest with sha256 "
             f"{figures['head_sha256']}.",
-            highlight=False,
             soft_wrap=True,
         )
 
@@ -61,19 +59,18 @@ def print_due(figures: Figures) -> None:
     """Print what is open, overdue first, and the alerts."""
     _print_table(figures["requests"])
     alerts = figures["alerts"]
-    console = Console()
+    console = make_console()
     console.print(
         f"{figures['total']} open: {alerts['overdue']} overdue, {alerts['used_80_percent']} have used 80 % of their "
-        f"time, {alerts['used_50_percent']} half of it.",
-        highlight=False,
+        f"time, {alerts['used_50_percent']} half of it."
     )
     if figures["advice"]:
-        console.print(figures["advice"], highlight=False, markup=False, soft_wrap=True)
+        console.print(figures["advice"], soft_wrap=True)
 
 
 def print_explanation(figures: Figures) -> None:
     """Print where a request is, why, and what happens next."""
-    console = Console()
+    console = make_console()
     lines = {
         "request": f"{figures['request_id']} ({figures['kind']})",
         "where": f"{figures['state']} since {figures['since']}",
@@ -86,10 +83,10 @@ def print_explanation(figures: Figures) -> None:
         "holds": ", ".join(f"{hold['hold_id']} ({hold['level']})" for hold in figures["holds"]) or "-",
     }
     for name, text in lines.items():
-        console.print(f"{name:<9} {text}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{name:<9} {text}", soft_wrap=True)
     for line in figures.get("history", []):
         text = f"{line['seq']:>6} {line['at']} {line['kind']:<9} {line['state'] or '-':<16} {line['reason']}".rstrip()
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
 
 def _print_table(requests: list[Figures]) -> None:
@@ -107,4 +104,4 @@ def _print_table(requests: list[Figures]) -> None:
             (request["batch_id"] or "")[:12],
             style="bold" if request["alert"] == "overdue" else None,
         )
-    Console(width=TERMINAL_COLUMNS).print(table, markup=False)
+    make_console(width=TERMINAL_COLUMNS).print(table)

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from workflows.cli.terminal import TERMINAL_COLUMNS, make_console
 from workflows.experiments.comparison import FigureSummary, SummaryRow
 
 
@@ -22,7 +22,6 @@ COLUMNS = {
     "distance": "distance",
 }
 MARKS = {"inside": "=", "below": "<", "above": ">", None: " "}
-TERMINAL_COLUMNS = 120
 
 
 def _with_interval(summary: FigureSummary | None, digits: int) -> str:
@@ -74,7 +73,7 @@ def format_table(rows: Sequence[SummaryRow]) -> str:
     for row in rows:
         blocks.setdefault((row.backbone, row.forget), []).append(row)
     text = io.StringIO()
-    console = Console(file=text, width=TERMINAL_COLUMNS, color_system=None)
+    console = make_console(file=text, width=TERMINAL_COLUMNS)
     for block in blocks.values():
         console.print(_block(block))
     console.print(
@@ -83,16 +82,14 @@ def format_table(rows: Sequence[SummaryRow]) -> str:
         "Test: held-out pairs of everybody who stays. Forget: the deleted pairs themselves. Residue: 0.5 says that the "
         "vectors do not tell which rows the deleted pairs brought together. Distance: of the top-20 lists to "
         "Retrain's of the same seed, 0 to 1; the band is that between Retrains, and < is nearer than they are to each "
-        "other. Speed-up: against the Retrain of the same seed.",
-        highlight=False,
-        markup=False,
+        "other. Speed-up: against the Retrain of the same seed."
     )
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def print_comparison(rows: Sequence[SummaryRow], failed: Sequence[Mapping[str, Any]]) -> None:
     """Print a comparison's table, and below it the runs that are missing in it with their errors."""
-    console = Console(width=TERMINAL_COLUMNS, soft_wrap=True, highlight=False, markup=False)
+    console = make_console(width=TERMINAL_COLUMNS, soft_wrap=True)
     console.print(format_table(rows))
     for run in failed:
         where = ", ".join([run["backbone"], run["forget"] or "training", f"seed {run['seed']}"])
@@ -124,7 +121,7 @@ def print_sweep(figures: dict[str, Any]) -> None:
             _number(row["seconds"], ".1f"),
             style="bold" if is_best else None,
         )
-    console = Console(width=TERMINAL_COLUMNS, soft_wrap=True, highlight=False, markup=False)
+    console = make_console(width=TERMINAL_COLUMNS, soft_wrap=True)
     console.print(table)
     for number, row in enumerate(failed, start=1):
         console.print(f"({number}) {row['error_kind']}: {row['error']}")
@@ -136,7 +133,7 @@ def print_sweep(figures: dict[str, Any]) -> None:
 
 def print_figures(figures: dict[str, Any]) -> None:
     """Print figures, one on a line however narrow the terminal is: what is cut in two cannot be searched or copied."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = make_console(soft_wrap=True)
     for name, value in figures.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {entry}" for key, entry in value.items()) or "-"

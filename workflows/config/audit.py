@@ -9,6 +9,7 @@ from tru_core.audits.injection import InjectionSettings
 from tru_core.audits.verdict import MIN_RETRAINS
 from tru_core.errors import ConfigError
 from tru_core.fit import FitSettings
+from tru_core.quoting import quoted
 from tru_core.settings import Settings
 from tru_core.unlearning.methods import METHODS
 from tru_core.unlearning.tru_settings import TRUSettings
@@ -42,7 +43,7 @@ class AuditCandidate(Settings):
     def _known(self) -> "AuditCandidate":
         if self.name not in METHODS and self.name not in CONTROLS:
             known = ", ".join(sorted([*METHODS, *CONTROLS]))
-            raise ConfigError(f"audit.candidates: {self.name!r} is unknown; choose one of {known}")
+            raise ConfigError(f"audit.candidates: {quoted(self.name)} is unknown; choose one of {known}")
         if (self.seed is not None) != (self.name in _SEEDED):
             raise ConfigError(f"audit.candidates: {' and '.join(_SEEDED)}, and no others, need a seed: of no reference")
         if self.name in CONTROLS and self.settings:

@@ -9,6 +9,7 @@ from tru_core.backbones import BACKBONES
 from tru_core.errors import ConfigError
 from tru_core.fit import FitSettings
 from tru_core.forget_sets import Selection
+from tru_core.quoting import quoted
 from tru_core.settings import Settings
 from tru_core.unlearning.methods import METHODS
 from tru_core.unlearning.tru_settings import TRUSettings
@@ -33,7 +34,9 @@ class BackboneConfig(Settings):
     @model_validator(mode="after")
     def _known(self) -> "BackboneConfig":
         if self.name not in BACKBONES:
-            raise ConfigError(f"backbone.name: {self.name!r} is unknown; choose one of {', '.join(sorted(BACKBONES))}")
+            raise ConfigError(
+                f"backbone.name: {quoted(self.name)} is unknown; choose one of {', '.join(sorted(BACKBONES))}"
+            )
         self.parsed()
         return self
 
@@ -145,7 +148,7 @@ class CompareMethod(Settings):
             raise ConfigError("compare.methods: retrain is the reference and always there; leave it out")
         if self.name not in METHODS:
             known = ", ".join(sorted(name for name in METHODS if name != "retrain"))
-            raise ConfigError(f"compare.methods: {self.name!r} is unknown; choose one of {known}")
+            raise ConfigError(f"compare.methods: {quoted(self.name)} is unknown; choose one of {known}")
         return self
 
     @property
@@ -178,7 +181,9 @@ def refuse_duplicates(names: Sequence[Any], *, what: str, where: str = "compare"
     """
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
-        raise ConfigError(f"{where}: {what} {twice[0]!r} stands twice; give one of them another label, or drop it")
+        raise ConfigError(
+            f"{where}: {what} {quoted(twice[0])} stands twice; give one of them another label, or drop it"
+        )
 
 
 class CompareConfig(Settings):

@@ -21,7 +21,8 @@ from workflows.config.compare import BackboneConfig, CompareConfig, ForgetConfig
 from workflows.config.delete import DeleteConfig
 from workflows.config.ledger import LedgerConfig
 from workflows.config.names import Name
-from workflows.config.parsing import load_settings, parse
+from workflows.config.parsing import parse
+from workflows.config.yaml_reader import load_settings
 from workflows.keys import KeysConfig
 from workflows.storage import StorageConfig
 

@@ -18,6 +18,7 @@ import tru_core.errors
 from tru_core.collective import LocalCollective
 from tru_core.errors import TransientError, TruError
 from tru_core.fit import TrainingState
+from tru_core.quoting import printable
 from workflows.config.job import ScalingConfig
 from workflows.experiments.grid import Grid, GridRun, work_order
 from workflows.running.cluster import wait_for_cpus
@@ -82,7 +83,8 @@ class _Work:
         if self.show_progress:
             stamp = time.strftime("%H:%M:%S", time.gmtime())
             ending = _describe(read_json(self.store, run.key)) if error is None else f"failed: {_name_and_text(error)}"
-            sys.stderr.write(f"{stamp} run {self.num_ended}/{self.num_all}: {run.title}: {ending}\n")
+            line = printable(f"{run.title}: {ending}")
+            sys.stderr.write(f"{stamp} run {self.num_ended}/{self.num_all}: {line}\n")
 
     def ready(self) -> list[GridRun]:
         """The pending runs whose model to start from is there."""

@@ -20,6 +20,7 @@ from ray import tune
 import tru_core.errors
 from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError, TransientError
+from tru_core.quoting import printable
 from workflows.config.job import JobConfig
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.experiments.job_file import job_text, refuse_other_file, write_job_file
@@ -72,7 +73,7 @@ class _Progress(tune.Callback):
         self._num_ended += 1
         stamp = time.strftime("%H:%M:%S", time.gmtime())
         of_all = f"{self._num_ended}/{len(self._settings)}"
-        sys.stderr.write(f"{stamp} trial {of_all}: {self._settings[trial.config['trial']]}: {ending}\n")
+        sys.stderr.write(f"{stamp} trial {of_all}: {self._settings[trial.config['trial']]}: {printable(ending)}\n")
 
 
 def _error_of(result: tune.Result) -> dict[str, str]:

@@ -5,18 +5,17 @@ import types
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from tru_core.settings import Settings
 from workflows.data.manifest import DEFAULT_NUM_ITEM_BUCKETS, DEFAULT_NUM_USER_BUCKETS
 
 IN_SETTINGS = "in a file for --settings (`tru data import --help` lists its settings)"
 """Where messages say that an import's settings stand: no job file holds them."""
 
 
-class ColumnNames(BaseModel):
+class ColumnNames(Settings):
     """Names of the columns of the interaction table, where they differ from the layout's own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     user: str | None = Field(default=None, description="column of the users' ids")
     item: str | None = Field(default=None, description="column of the items' ids")
@@ -24,10 +23,8 @@ class ColumnNames(BaseModel):
     split: str | None = Field(default=None, description="column that says train, valid or test")
 
 
-class IngestConfig(BaseModel):
+class IngestConfig(Settings):
     """How raw tables become a snapshot. `tru data import --help` shows what stands here."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     layout: Literal["auto", "tru", "mmrec", "recbole"] = Field(
         default="auto", description="how the source is laid out; auto looks at its files"

@@ -8,7 +8,8 @@ from tru_core.settings import Settings
 from workflows.config.batch_sizes import BatchSizes
 from workflows.config.ledger import LedgerConfig
 from workflows.config.names import Name
-from workflows.config.parsing import load_settings, parse
+from workflows.config.parsing import parse
+from workflows.config.yaml_reader import load_settings
 from workflows.keys import KeysConfig
 from workflows.storage import StorageConfig
 

@@ -149,7 +149,7 @@ def _generation(key: str) -> int:
 def _parse(line: bytes, key: str) -> DeletionRequest:
     try:
         request_id, kind, user_id, item_id, received_time, regulation = json.loads(line)
-    except (ValueError, TypeError):  # no cause: what the parser says could quote an id
+    except (ValueError, TypeError, RecursionError):  # no cause: what the parser says could quote an id
         raise IntegrityError(f"{key} is damaged and was not used. Restore it from a backup.") from None
     return DeletionRequest(
         request_id=request_id,

@@ -131,6 +131,6 @@ def _read_file(store: ObjectStore, issued: IssuedBatch) -> SignedBatch:
             (bytes.fromhex(line["nonce"]), ReceiptRequest.model_validate(line["leaf"]))
             for line in map(json.loads, body.splitlines())
         ]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise IntegrityError(f"{issued.receipts.key} holds a line that is no request of a batch.") from error
     return signed_batch(issued.envelope, leaves)

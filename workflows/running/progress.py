@@ -12,6 +12,8 @@ import ray.exceptions
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tru_core.quoting import printable
+
 POLL_SECONDS = 0.5
 LINE_SECONDS = 10.0
 SHOWN = {
@@ -59,9 +61,10 @@ def _poll(board: Any) -> dict[str, dict[str, Any]]:
 
 
 def _show_bars(board: Any, stop: threading.Event) -> None:
-    columns = (TextColumn("{task.description:<10}"), BarColumn())
+    columns = (TextColumn("{task.description:<10}", markup=False), BarColumn())
+    console = Console(stderr=True, markup=False, emoji=False)
     with Progress(
-        *columns, TimeElapsedColumn(), TextColumn("{task.fields[said]}"), console=Console(stderr=True)
+        *columns, TimeElapsedColumn(), TextColumn("{task.fields[said]}", markup=False), console=console
     ) as bars:
         tasks: dict[str, Any] = {}
         is_last = False
@@ -69,7 +72,7 @@ def _show_bars(board: Any, stop: threading.Event) -> None:
             is_last = stop.wait(POLL_SECONDS)
             for name, stage in _poll(board).items():
                 if name not in tasks:
-                    tasks[name] = bars.add_task(name, total=stage["max_epochs"], said="")
+                    tasks[name] = bars.add_task(printable(name), total=stage["max_epochs"], said="")
                 bars.update(tasks[name], completed=stage["epoch"], said=_describe(stage))
             if is_last:
                 for task in tasks.values():
@@ -85,7 +88,7 @@ def _show_lines(board: Any, stop: threading.Event) -> None:
             if last.get(name) != stage["epoch"]:
                 last[name] = stage["epoch"]
                 stamp = time.strftime("%H:%M:%S", time.gmtime())
-                sys.stderr.write(f"{stamp} {name}: {_describe(stage)}\n")
+                sys.stderr.write(f"{stamp} {printable(name)}: {_describe(stage)}\n")
 
 
 @contextmanager

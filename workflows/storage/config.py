@@ -6,22 +6,37 @@ import socket
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tru_core.errors import ConfigError, IntegrityError
+from tru_core.quoting import quoted
+from tru_core.settings import Settings
 from workflows.storage.keys import check_key
 
 MAX_PREFIX_BYTES = 120  # with MAX_KEY_BYTES below the 1024 bytes of S3
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_METADATA_HOSTS = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
-_METADATA_ADDRESSES = tuple(
-    ipaddress.ip_address(text) for text in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16")
+_ENDPOINT = re.compile(
+    r"(?P<scheme>https?)://(?:\[(?P<ipv6>[0-9a-f.]*:[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?/?",
+    re.IGNORECASE | re.ASCII,
 )
+_ENDS_IN_NUMBER = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$")  # no name ends so: an address, or nothing
+_METADATA_HOSTS = (
+    *("metadata", "metadata.goog", "metadata.google.internal", "metadata.tencentyun.com"),
+    *("instance-data", "instance-data.ec2.internal"),
+)
+_METADATA_ADDRESSES = tuple(
+    ipaddress.ip_address(text)
+    for text in (
+        *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"),
+        *("100.100.100.200", "168.63.129.16", "192.0.0.192"),
+    )
+)
+_NAT64, _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class StorageConfig(BaseModel):
+class StorageConfig(Settings):
     """A storage. In a job file a plain string means ``url``.
 
     Credentials are no part of it: each process takes them from the standard AWS chain.
@@ -29,8 +44,6 @@ class StorageConfig(BaseModel):
     Raises:
         ConfigError: The url is of no known kind, or the endpoint is against the policy (``check_endpoint``).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str = Field(min_length=1)  # a folder path, file:///folder or s3://bucket/prefix
     endpoint_url: str | None = None  # another S3 service than AWS: https://, on loopback also http://
@@ -52,7 +65,7 @@ class StorageConfig(BaseModel):
         else:
             folder_of_url(self.url)
             if self.endpoint_url is not None:
-                raise ConfigError(f"storage {self.url!r} is a folder and has no endpoint: remove endpoint_url.")
+                raise ConfigError(f"storage {quoted(self.url)} is a folder and has no endpoint: remove endpoint_url.")
         return self
 
 
@@ -102,51 +115,75 @@ def check_endpoint(endpoint_url: str, *, is_looked_up: bool = False) -> None:
     Raises:
         ConfigError: The endpoint is against this policy.
     """
-    try:
-        parts = urlsplit(endpoint_url)
-        host, port = (parts.hostname or "").rstrip("."), parts.port
-    except ValueError as error:
-        raise ConfigError(f"storage endpoint is not a URL: {error}.") from error
     if "@" in endpoint_url:
         raise ConfigError("storage endpoint holds a user or password. Put credentials into the environment.")
-    is_bare = parts.path in ("", "/") and not parts.query and not parts.fragment
-    if parts.scheme not in ("http", "https") or not host or not is_bare:
-        raise ConfigError(f"storage endpoint {endpoint_url!r} is not of the form https://host[:port].")
-    written = _written_addresses(host)
-    addresses = written or (_look_up(host, port) if is_looked_up else ())
+    scheme, host, port = _parts_of_endpoint(endpoint_url)
+    written = _written_address(host)
+    addresses = (written,) if written is not None else _look_up(host, port) if is_looked_up else ()
     if host in _METADATA_HOSTS or any(_is_metadata(address) for address in addresses):
         raise ConfigError(
             f"storage endpoint {endpoint_url!r} is a link-local or metadata address, which is refused: "
             f"credentials of this machine lie there. Name the host of an S3 service."
         )
-    is_loopback = host == "localhost" or any(address.is_loopback for address in written)
-    if parts.scheme == "http" and not is_loopback:
+    if scheme == "http" and host != "localhost" and not _is_loopback(written):
         raise ConfigError(f"storage endpoint {endpoint_url!r} is not encrypted. Use https; http is for loopback.")
 
 
+def _parts_of_endpoint(endpoint_url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an endpoint that is read in one way only. Else ConfigError, which does not quote it."""
+    found = _ENDPOINT.fullmatch(endpoint_url)
+    if found is not None:
+        host, port = (found["name"] or found["ipv6"]).lower().rstrip("."), int(found["port"] or 443)
+        is_name = bool(found["name"]) and _ENDS_IN_NUMBER.search(host) is None
+        if host and port <= 65_535 and (is_name or _written_address(host) is not None):
+            return found["scheme"].lower(), host, port
+    raise ConfigError(
+        "storage endpoint is not of the form https://host[:port], in plain ASCII and without path, query and %. "
+        "Write an international name in its form xn--..., and an address as 192.0.2.1 or [2001:db8::1]."
+    )
+
+
+def _is_loopback(address: Address | None) -> bool:
+    inside = getattr(address, "ipv4_mapped", None) or address
+    return inside is not None and inside.is_loopback
+
+
 def _is_metadata(address: Address) -> bool:
-    return address.is_link_local or address in _METADATA_ADDRESSES
+    """Whether an address, or an IPv4 address that it carries, is link-local or a cloud's metadata service."""
+    every = [address, *_carried(address)] if isinstance(address, ipaddress.IPv6Address) else [address]
+    return any(one.is_link_local or one in _METADATA_ADDRESSES for one in every)
 
 
-def _written_addresses(host: str) -> tuple[Address, ...]:
-    """The address that a host is written as, or the IPv4 address inside it. Empty for a name.
+def _carried(address: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that an IPv6 address could be passed on to by a translator or a tunnel."""
+    body, lowest = address.packed, ipaddress.IPv4Address(address.packed[12:])
+    carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if body[:8] == bytes(8) or address in _NAT64 or body[8:12] in (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe"):
+        carried.append(lowest)  # IPv4-compatible, -translated, NAT64 and ISATAP
+    if address in _LOCAL_NAT64:  # RFC 6052: the prefix may have 48, 56, 64 or 96 bits; byte 8 is skipped
+        bits = body[:8] + body[9:]
+        carried += [lowest, *(ipaddress.IPv4Address(bits[start : start + 4]) for start in (6, 7, 8))]
+    return [inside for inside in carried if inside is not None]
+
+
+def _written_address(host: str) -> Address | None:
+    """The address that a host is written as. None for a name.
 
     ``inet_aton`` reads what a resolver would read too: ``2852039166``, ``0xa9fea9fe``, ``127.1``.
     """
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        return ipaddress.ip_address(host.partition("%")[0])  # a resolver's answer may name the interface
     except ValueError:
         try:
-            return (ipaddress.IPv4Address(socket.inet_aton(host)),)
+            return ipaddress.IPv4Address(socket.inet_aton(host))
         except (OSError, UnicodeError):
-            return ()
-    inside = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-    return (inside,) if inside is not None else (address,)
+            return None
 
 
-def _look_up(host: str, port: int | None) -> tuple[Address, ...]:
+def _look_up(host: str, port: int) -> tuple[Address, ...]:
     try:
-        answers = socket.getaddrinfo(host, port or 443, type=socket.SOCK_STREAM)
+        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return ()
-    return tuple(address for answer in answers for address in _written_addresses(str(answer[4][0])))
+    addresses = (_written_address(str(answer[4][0])) for answer in answers)
+    return tuple(address for address in addresses if address is not None)

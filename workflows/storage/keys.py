@@ -5,6 +5,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from tru_core.errors import ConfigError, IntegrityError
+from tru_core.quoting import quoted
 
 ASIDE_FOLDER = ".aside"  # where a local store writes before it links; never an object
 MAX_KEY_BYTES = 900  # S3 allows 1024 with the store's own prefix
@@ -57,7 +58,7 @@ def check_name(name: str) -> str:
     """Return the name of a data set or model. ConfigError unless it is ``[a-z0-9][a-z0-9._-]{0,62}``."""
     if _NAME.fullmatch(name) is None:
         raise ConfigError(
-            f"name {name[:80]!r} is not allowed: a data set or model has 1 to 63 characters of a-z, 0-9, "
+            f"name {quoted(name)} is not allowed: a data set or model has 1 to 63 characters of a-z, 0-9, "
             f"'.', '_', '-', and starts with a letter or digit."
         )
     return name

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tru_core.artifact import pack_tensors, sha256_hex, unpack_tensors
@@ -114,7 +114,7 @@ def parse_state_manifest(body: bytes, key: str) -> StateManifest:
     """
     try:
         return StateManifest.model_validate(json.loads(body))
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{key} is no manifest of a model state. It was not used.") from error
 
 
