@@ -5,7 +5,9 @@ import json
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,13 +36,13 @@ BILLION = 10**9
 ZEROS = bytes(8)
 
 
-def _written(table: pa.Table, **options: object) -> bytes:
+def _written(table: pa.Table, **options: Any) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **options)
     return buffer.getvalue()
 
 
-def _read(body: bytes, *columns: str, **options: int) -> pa.Table:
+def _read(body: bytes, *columns: str, **options: Any) -> pa.Table:
     return pa.Table.from_batches(list(read_bounded(body, columns=columns, name="a.parquet", **options)))
 
 
@@ -122,6 +124,7 @@ HOSTILE_LISTS = {
 _READ_ALL = """
 import json, resource, sys
 from pathlib import Path
+from typing import Any
 from tru_core.errors import TruError
 from workflows.data.bounded_parquet import read_bounded
 found = {}
@@ -251,10 +254,8 @@ def test_damage_anywhere_is_an_error_of_ours_or_none(data: st.DataObject) -> Non
     body = bytearray(_FUZZED)
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with suppress(TruError):  # anything else fails the test
         _read(bytes(body), "text", "vector", "number")
-    except TruError as error:
-        assert len(str(error)) < 500
 
 
 _FUZZED = _written(_plain().slice(0, 40), compression="none", write_statistics=False)

@@ -25,8 +25,8 @@ from workflows.ingest.problems import (
     describe_rows,
     problems_as_json,
     problems_from_json,
-    raise_problems,
 )
+from workflows.ingest.raw_tables import raise_by_line
 from workflows.ingest.tasks import collect, map_pieces
 from workflows.storage import FileEntry, ObjectStore, features_key, put_file
 
@@ -120,13 +120,15 @@ def scan_features(plan: FeaturePlan, items: ray.ObjectRef) -> dict[str, FeatureS
         for line in table.to_pylist()
     ]
     lines.sort(key=lambda line: line["piece"])
-    raise_problems(problem for line in lines for problem in problems_from_json(json.loads(line["problems"])))
+    tables = [source.table for source in plan.sources if source.table is not None]
+    problems = [problem for line in lines for problem in problems_from_json(json.loads(line["problems"]))]
+    raise_by_line(plan.source.filesystem()[0], tables, problems)
     scans = {}
     for number, source in enumerate(plan.sources):
         own = lines[number * plan.num_item_buckets : (number + 1) * plan.num_item_buckets]
         num_missing = sum(line["num_missing"] for line in own)
         if num_missing and plan.missing_feature == "error":
-            rows = [row for line in own for row in line["missing_rows"]][:MAX_ROWS_NAMED]
+            rows = [row + 1 for line in own for row in line["missing_rows"]][:MAX_ROWS_NAMED]
             raise DataError(
                 f"{source.key}: expected {source.modality} features of all {plan.num_items} items, found none for "
                 f"those of item {describe_rows(rows, num_missing)} (items ordered by id). {NOTHING_WRITTEN} Complete "

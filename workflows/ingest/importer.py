@@ -16,9 +16,9 @@ from workflows.data.snapshot import VOCABULARY_SCHEMA, SnapshotManifest, SplitRu
 from workflows.ingest.buckets import (
     BucketPlan,
     WrittenInteractions,
+    find_repeats,
     gather_buckets,
     parquet_bytes,
-    refuse_duplicates,
     write_buckets,
 )
 from workflows.ingest.columns import Columns, find_columns
@@ -35,8 +35,8 @@ from workflows.ingest.interactions import (
 )
 from workflows.ingest.item_graph import GraphPlan, write_item_graphs
 from workflows.ingest.layouts import RawData, find_raw_data
-from workflows.ingest.problems import MAX_ROWS_NAMED, NOTHING_WRITTEN, describe_rows
-from workflows.ingest.raw_tables import plan_pieces
+from workflows.ingest.problems import MAX_ROWS_NAMED, NOTHING_WRITTEN, describe_rows, missing_column
+from workflows.ingest.raw_tables import plan_pieces, raise_by_line
 from workflows.ingest.report import import_report, warn_of_counts
 from workflows.ingest.settings import IngestConfig
 from workflows.ingest.tasks import quiet_ray_data
@@ -173,7 +173,7 @@ def _import_checked(
     rows = translate_interactions(work, users=users, items=items, num_buckets=settings.num_user_buckets)
     blocks = gather_buckets(rows, num_user_buckets=settings.num_user_buckets, num_rows=num_rows)
     if settings.duplicates == "error":
-        refuse_duplicates(blocks, buckets)
+        raise_by_line(work.source.filesystem()[0], work.raw.tables, find_repeats(blocks, buckets))
     with _say_what_is_left(dataset, snapshot_id):
         interactions = write_buckets(blocks, buckets)
         _require_all_rows(interactions, num_rows, work)
@@ -231,15 +231,11 @@ def _choose_split(raw: RawData, columns: Columns, asked: Literal["auto", "given"
     has_split = columns.split is not None or all(table.part is not None for table in raw.tables)
     first = raw.tables[0]
     if asked == "given" and not has_split:
-        raise DataError(
-            f"{first.key}: expected a column split or x_label, found {', '.join(first.columns)}. {NOTHING_WRITTEN} "
-            f"Name the column under `columns`, or set split: random."
-        )
+        fix = "Name the column under `columns`, or set split: random."
+        raise missing_column(first.key, list(first.columns), wanted="split or x_label", is_text=first.is_text, fix=fix)
     if asked == "time" and columns.timestamp is None:
-        raise DataError(
-            f"{first.key}: expected a column timestamp for the split by time, found {', '.join(first.columns)}. "
-            f"{NOTHING_WRITTEN} Name the column under `columns`, or set split: random."
-        )
+        fix = "The split by time needs it: name the column under `columns`, or set split: random."
+        raise missing_column(first.key, list(first.columns), wanted="timestamp", is_text=first.is_text, fix=fix)
     if asked != "auto":
         return asked
     return "given" if has_split else "random"
@@ -255,9 +251,10 @@ def _refuse_cold_users(users: IdCounts, is_cold: np.ndarray, settings: IngestCon
         return
     ordered = order_ids(users.ids)
     rows = np.flatnonzero(np.isin(ordered.ids.to_numpy(False), users.ids.filter(pa.array(is_cold)).to_numpy(False)))
+    where = describe_rows(rows[:MAX_ROWS_NAMED] + 1, len(rows))
     raise DataError(
-        f"the split leaves users without a train interaction: user {describe_rows(rows[:MAX_ROWS_NAMED], len(rows))}, "
-        f"users ordered by id. {NOTHING_WRITTEN} Set cold_users: keep or drop, or split: random."
+        f"the split leaves users without a train interaction: user {where}, users ordered by id. {NOTHING_WRITTEN} "
+        f"Set cold_users: keep or drop, or split: random."
     )
 
 

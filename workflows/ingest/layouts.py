@@ -16,12 +16,12 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from tru_core.errors import DataError, MissingObjectError
+from workflows.data.bounded_parquet import read_bounded
 from workflows.data.snapshot import TEST, TRAIN, VALID
-from workflows.ingest.gates import NpyFacts, check_npy, check_parquet, check_text, open_raw
-from workflows.ingest.problems import NOTHING_WRITTEN
+from workflows.ingest.gates import NpyFacts, check_npy, check_parquet, check_text, check_width, open_raw
+from workflows.ingest.problems import NOTHING_WRITTEN, missing_column
 from workflows.storage import ObjectStore, check_key
 
 Layout = Literal["tru", "mmrec", "recbole"]
@@ -51,6 +51,7 @@ class TableFile:
     num_header_lines: int = 0
     float_lists: dict[str, int] | None = None  # RecBole's float_seq columns and their number of values
     part: int | None = None  # the split that a file name says
+    compression: str = ""  # of a text file: gzip, zstd or none
 
     @property
     def is_text(self) -> bool:
@@ -246,9 +247,7 @@ def _list_sources(folder: _Folder, key: str, stem: str, id_column: str) -> list[
     """The list columns of a feature table: one is the modality that the file is named by, several name themselves."""
     table = _table(folder, key)
     if id_column not in table.columns:
-        raise DataError(
-            f"{key}: expected a column {id_column}, found {', '.join(table.columns)}. {NOTHING_WRITTEN} Rename it."
-        )
+        raise missing_column(key, list(table.columns), wanted=id_column, is_text=False, fix="Rename the column of ids.")
     lists = {name: kind for name, kind in table.columns.items() if _is_list(kind)}
     if not lists:
         raise DataError(f"{key}: expected a column of lists of floats, found none. {NOTHING_WRITTEN}")
@@ -260,7 +259,11 @@ def _list_sources(folder: _Folder, key: str, stem: str, id_column: str) -> list[
                 f"Cast the column."
             )
         dtype = _FLOATS_BY_WIDTH[str(kind.value_type.bit_width // 8)]
-        width = kind.list_size if pa.types.is_fixed_size_list(kind) else _list_width(folder, table, name)
+        width = (
+            check_width(kind.list_size, f"{key}, column {name}")
+            if pa.types.is_fixed_size_list(kind)
+            else _list_width(folder, table, name)
+        )
         modality = stem if len(lists) == 1 else name
         sources.append(FeatureSource(modality, key, table.path, width, dtype, None, table, name, id_column))
     return sources
@@ -273,13 +276,8 @@ def _is_list(kind: pa.DataType) -> bool:
 def _list_width(folder: _Folder, table: TableFile, column: str) -> int:
     """The number of values in the first list that is there."""
     with open_raw(folder.filesystem, table.path, key=table.key) as file:
-        try:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=64, columns=[column]):
-                widths = batch.column(0).value_lengths().drop_null()
-                if len(widths):
-                    return widths[0].as_py()
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{table.key}, column {column}: a page is damaged. {NOTHING_WRITTEN} Write the file again."
-            ) from error
+        for batch in read_bounded(file, columns=[column], name=table.key):
+            widths = batch.column(0).value_lengths().drop_null()
+            if len(widths):
+                return check_width(widths[0].as_py(), f"{table.key}, column {column}")
     raise DataError(f"{table.key}, column {column}: expected lists of floats, found nulls only. {NOTHING_WRITTEN}")
