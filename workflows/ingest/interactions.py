@@ -107,7 +107,7 @@ def scan_interactions(work: RawInteractions) -> Scan:
         has_one_time=len({time for unit in units for time in (unit.first_ms, unit.last_ms)}) == 1,
     )
     if not problems:
-        problems = _rewritten_ids(doubts, work.columns, scan)
+        problems = rewritten_ids(doubts, work.columns, scan)
         problems += odd_times(units, column=work.columns.timestamp or "")
     raise_by_line(filesystem, work.raw.tables, problems)
     if scan.num_rows == 0:
@@ -116,7 +116,7 @@ def scan_interactions(work: RawInteractions) -> Scan:
     return scan
 
 
-def _rewritten_ids(doubts: list[Problem], columns: Columns, scan: Scan) -> list[Problem]:
+def rewritten_ids(doubts: list[Problem], columns: Columns, scan: Scan) -> list[Problem]:
     """Of ids such as 12e5, those in columns whose other ids are all whole numbers: a spreadsheet has rewritten them."""
     wrong = []
     for column, counts in ((columns.user, scan.users), (columns.item, scan.items)):

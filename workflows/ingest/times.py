@@ -204,13 +204,15 @@ def _mixed_units(
 
 def _all_in_1970(counts: Sequence[UnitCount], *, column: str) -> list[Problem]:
     low, high = min(count.first_ms for count in counts) / 1e3, max(count.last_ms for count in counts) / 1e3
-    looks = [name for start, end, name in _LOOKS if start <= low and high < end] or ["row numbers or another count"]
+    is_number = all(count.unit == 0 for count in counts)
+    looks = [name for start, end, name in _LOOKS if is_number and start <= low and high < end]
+    look = looks[0] if looks else "row numbers, or a count in another unit"
     return [
         Problem(
             file=count.file,
             column=column,
             expected="times of the interactions",
-            found=f"times that all lie in 1970: they look like {looks[0]},",
+            found=f"times that all lie in 1970: they look like {look},",
             fix="Convert them to seconds since 1970 or to ISO 8601, or name another column under `columns`.",
             rows=count.rows,
             num_rows=count.num_rows,
