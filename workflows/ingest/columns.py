@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from tru_core.errors import DataError
-from workflows.ingest.layouts import RawData, TableFile
 from workflows.ingest.problems import NOTHING_WRITTEN, missing_column
+from workflows.ingest.raw_files import RawData, TableFile
 from workflows.ingest.settings import ColumnNames
 
 ID_TYPES = ("integer", "string", "float", "decimal", "binary")

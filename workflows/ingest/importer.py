@@ -1,7 +1,7 @@
 """Raw tables to a published snapshot: find, check all, then write, the manifest last."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -34,13 +34,15 @@ from workflows.ingest.interactions import (
     translate_interactions,
 )
 from workflows.ingest.item_graph import GraphPlan, write_item_graphs
-from workflows.ingest.layouts import RawData, find_raw_data
+from workflows.ingest.layouts import find_raw_data
 from workflows.ingest.problems import MAX_ROWS_NAMED, NOTHING_WRITTEN, describe_rows, missing_column
+from workflows.ingest.raw_files import RawData, UnusedFile
 from workflows.ingest.raw_tables import plan_pieces, raise_by_line
 from workflows.ingest.report import import_report, warn_of_counts
 from workflows.ingest.settings import IngestConfig
 from workflows.ingest.tasks import quiet_ray_data
 from workflows.ingest.tombstone_gate import Gate, count_dropped, find_blocked, open_gate
+from workflows.ingest.unused import summarise, warn_of_unused
 from workflows.keys import KeysConfig
 from workflows.storage import (
     FileEntry,
@@ -63,6 +65,7 @@ def import_dataset(
     settings: IngestConfig | None = None,
     *,
     keys: KeysConfig | None = None,
+    on_unused: Callable[[Sequence[UnusedFile]], None] | None = None,
 ) -> SnapshotManifest:
     """Read raw tables, check them, and publish them as the first snapshot of a data set.
 
@@ -77,6 +80,8 @@ def import_dataset(
         dataset: The name of the new data set.
         settings: Layout, split, columns and policies. All have defaults.
         keys: Where the identity key lies. It is read only where the store has tombstones.
+        on_unused: Called, before any row is read, with the files of the source that are not used and why; these are
+            logged in any case. They are not stored: a name that somebody chose may name a person.
 
     Returns:
         The manifest. Its ``report`` counts what was dropped, missing or odd.
@@ -94,7 +99,11 @@ def import_dataset(
     _refuse_existing(store, dataset)
     gate = open_gate(store, settings.tombstones, keys or KeysConfig())
     raw_store = open_store(source)
-    raw = find_raw_data(raw_store, settings.layout, item_column=settings.columns.item)
+    raw = find_raw_data(raw_store, settings.layout, names=settings.columns)
+    unused = summarise(raw.unused)
+    warn_of_unused(dataset, unused)
+    if on_unused is not None:
+        on_unused(unused)
     columns = find_columns(raw, settings.columns)
     split_kind = _choose_split(raw, columns, settings.split)
     pieces = plan_pieces(raw.tables, settings.rows_per_task)

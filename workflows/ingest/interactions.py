@@ -15,7 +15,6 @@ from tru_core.hashing import user_bucket
 from workflows.data.ids import DOUBTFUL
 from workflows.ingest.blocks import Block, read_block, read_ids
 from workflows.ingest.columns import Columns
-from workflows.ingest.layouts import IdMap, RawData
 from workflows.ingest.problems import (
     NOTHING_WRITTEN,
     Problem,
@@ -23,6 +22,7 @@ from workflows.ingest.problems import (
     problems_as_json,
     problems_from_json,
 )
+from workflows.ingest.raw_files import IdMap, RawData
 from workflows.ingest.raw_tables import Piece, raise_by_line, read_piece, read_tables, unique_strings
 from workflows.ingest.tasks import collect, map_pieces
 from workflows.ingest.times import UnitCount, count_units, odd_times
@@ -131,11 +131,12 @@ def _read_map(work: RawInteractions, id_map: IdMap | None, filesystem: FileSyste
     if id_map is None:
         return None
     parts, problems = [], []
-    for table, rows in read_tables(filesystem, id_map.table, columns=[id_map.column]):
-        ids, found = read_ids(table.column(id_map.column), rows, file=id_map.table, column=id_map.column)
-        parts.append(ids)
-        problems += found
-    raise_by_line(filesystem, [id_map.table], problems)
+    for file in id_map.tables:
+        for table, rows in read_tables(filesystem, file, columns=[id_map.column]):
+            ids, found = read_ids(table.column(id_map.column), rows, file=file, column=id_map.column)
+            parts.append(ids)
+            problems += found
+    raise_by_line(filesystem, id_map.tables, problems)
     return unique_strings(parts)
 
 
@@ -188,9 +189,9 @@ def _unmapped(block: Block, maps: list[pa.Array | None], work: RawInteractions, 
                 block.rows,
                 file=key,
                 column=column,
-                expected=f"ids that {id_map.table.key} lists",
+                expected=f"ids that {id_map.key} lists",
                 found="ids that it does not list",
-                fix=f"Complete {id_map.table.key}, remove it, or leave these rows out.",
+                fix=f"Complete {id_map.key}, remove it, or leave these rows out.",
             )
     return problems
 
