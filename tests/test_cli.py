@@ -21,6 +21,7 @@ from workflows import cli, ingest
 from workflows.cli import demo
 from workflows.experiments import compare
 from workflows.experiments.comparison import RunFigures, summarise, to_json
+from workflows.ingest.raw_files import UnusedFile
 from workflows.running import cluster, runs
 from workflows.running.outcomes import recorded
 from workflows.storage.local import LocalStore
@@ -483,8 +484,9 @@ def test_an_option_beats_the_settings_file_and_the_figures_say_what_was_imported
 ) -> None:
     calls: list[Any] = []
 
-    def import_dataset(source: Any, store: LocalStore, name: str, settings: Any, *, keys: Any) -> Any:
+    def import_dataset(source: Any, store: LocalStore, name: str, settings: Any, *, keys: Any, on_unused: Any) -> Any:
         assert keys.folder == "keys"
+        on_unused([UnusedFile("README.md", "for people"), UnusedFile("pics/*.jpg", "pictures", 30)])
         calls.append((source.url, store.url, name, settings))
         return write_tiny_snapshot(store, dataset=name)
 
@@ -500,6 +502,59 @@ def test_an_option_beats_the_settings_file_and_the_figures_say_what_was_imported
     assert found.items() >= {"dataset": "tiny", "num_users": 60, "num_items": 40, "snapshot_id": "tiny-0"}.items()
     assert found["modalities"] == {"text": 6, "visual": 8}
     assert found["train"] + found["valid"] + found["test"] == 60 * 12
+    assert found["files_unused"] == [
+        {"file": "README.md", "reason": "for people"},
+        {"file": "pics/*.jpg", "reason": "pictures", "num_files": 30},
+    ]
+    assert cli.main(["data", "import", "raw", "--to", f"{tmp_path}/other/datasets/tiny"]) == 0
+    printed = capsys.readouterr().out
+    assert "not used               README.md: for people\n" in printed
+    assert "not used               pics/*.jpg (30 files): pictures\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "options", "expected"),
+    [
+        ("raw", "s3://bucket/x", {"-": "http://127.0.0.1:9"}, (None, "http://127.0.0.1:9")),
+        ("s3://bucket/x", "store", {"-": "http://127.0.0.1:9"}, ("http://127.0.0.1:9", None)),
+        ("s3://a-1/x", "s3://b-2/x", {"-": "http://localhost:1"}, ("http://localhost:1", "http://localhost:1")),
+        ("s3://a-1/x", "s3://b-2/x", {"--source": "http://127.0.0.1:1"}, ("http://127.0.0.1:1", None)),
+        (
+            "s3://a-1/x",
+            "s3://b-2/x",
+            {"-": "http://127.0.0.1:9", "--to": "https://s3.example.org"},
+            ("http://127.0.0.1:9", "https://s3.example.org"),
+        ),
+        ("raw", "store", {}, (None, None)),
+    ],
+)
+def test_an_endpoint_goes_to_the_side_that_is_s3_and_each_side_can_have_its_own(
+    source: str,
+    to: str,
+    options: dict[str, str],
+    expected: tuple[str | None, str | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+
+    def import_dataset(source: Any, store: Any, *others: Any, **settings: Any) -> Any:
+        seen.append((source.endpoint_url, getattr(getattr(store, "_config", None), "endpoint_url", None)))
+        raise DataError("far enough")
+
+    monkeypatch.setattr(ingest, "import_dataset", import_dataset)
+    argv = ["data", "import", source, "--to", f"{to}/datasets/d"]
+    for side, url in options.items():
+        argv += [f"{side}-endpoint-url", url]
+    assert cli.main(argv) == 3
+    assert seen == [expected]
+
+
+@pytest.mark.parametrize(
+    "argv", [["--endpoint-url", "http://127.0.0.1:9"], ["--source-endpoint-url", "http://127.0.0.1:9"]]
+)
+def test_an_endpoint_for_a_folder_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "import", "raw", "--to", "store/datasets/d", *argv, "--json"]) == 2
+    assert "folder" in only_json(capsys)["message"]
 
 
 def test_an_endpoint_against_the_policy_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,30 +93,33 @@ def test_row_2_a_corrupt_page_names_its_row_group_and_is_not_tried_for_long(sour
     body[start + 30 : start + 60] = bytes(30)
     path.write_bytes(body)
     started = time.monotonic()
-    assert "interactions.parquet, row group 1: a page is damaged" in refuse()
+    assert "interactions.parquet, row group 2: a page is damaged" in refuse()
     assert time.monotonic() - started < 30
 
 
 def test_row_3_a_renamed_column_is_named_with_the_nearest(source: Path, refuse: Refuse, accept: Accept) -> None:
     _rewrite(source, lambda columns: columns.update(userid=columns.pop("user_id")))
     message = refuse()
-    assert "expected a column user_id, found item_id, x_label, timestamp, userid. Did you mean userid?" in message
+    assert "expected a column user_id, found none in 4 columns. Did you mean column 4 of 4?" in message
     assert accept(columns=ColumnNames(user="userid")).num_users == NUM_USERS
 
 
 def test_row_3_a_split_that_is_asked_for_must_be_there(source: Path, refuse: Refuse) -> None:
     _rewrite(source, lambda columns: (columns.pop("x_label"), columns.pop("timestamp")))
-    assert "expected a column split or x_label, found user_id, item_id" in refuse(split="given")
-    assert "expected a column timestamp for the split by time" in refuse(split="time")
+    assert "expected a column split or x_label, found none in 2 columns" in refuse(split="given")
+    assert (
+        "expected a column timestamp, found none in 2 columns. Nothing was written. The split by time needs it"
+        in refuse(split="time")
+    )
 
 
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
     [
-        ("user_id", True, "expected type integer or string or float, found bool"),
-        ("item_id", [1], "expected type integer or string or float, found list<"),
+        ("user_id", True, "expected type integer or string or float or decimal or binary, found bool"),
+        ("item_id", [1], "expected type integer or string or float or decimal or binary, found list."),
         ("x_label", 0.5, "expected type integer or string, found double"),
-        ("timestamp", False, "expected type integer or string or float or time, found bool"),
+        ("timestamp", False, "expected type integer or string or float or decimal or time, found bool"),
     ],
 )
 def test_row_4_a_wrong_type_is_named(source: Path, refuse: Refuse, column: str, value: Any, expected: str) -> None:
@@ -154,12 +157,12 @@ def test_row_6_rows_without_an_id_are_listed(source: Path, refuse: Refuse, colum
     for rows_per_task in (1_000_000, 30):
         message = refuse(rows_per_task=rows_per_task)
         assert f"interactions.parquet, column {column}: expected an id in every row, found no id in" in message
-        assert "rows 3, 10, 11, 12, 20 (7 in all)" in message
+        assert "rows 4, 11, 12, 13, 21 (7 in all)" in message
 
 
 def test_row_7_rows_with_a_negative_id_are_listed(source: Path, refuse: Refuse) -> None:
     _rewrite(source, lambda columns: columns["item_id"].__setitem__(42, -1))
-    assert "column item_id: expected ids from 0 on, found negative ids in row 42 (1 in all)" in refuse()
+    assert "column item_id: expected ids from 0 on, found negative ids in row 43 (1 in all)" in refuse()
 
 
 def test_row_8_ids_beyond_32_bits_stay_exact(source: Path, accept: Accept, local_store: ObjectStore) -> None:
@@ -180,7 +183,7 @@ def test_row_9_float_ids_are_taken_if_they_are_exact(source: Path, refuse: Refus
         columns["user_id"][5:8] = [0.5, 1e20, float("nan")]
 
     _rewrite(source, change)
-    assert "fractions, NaN or floats too large to be exact in rows 5, 6, 7 (3 in all)" in refuse()
+    assert "fractions, NaN or floats too large to be exact in rows 6, 7, 8 (3 in all)" in refuse()
     _rewrite(source, lambda columns: columns.update(user_id=[float(user) for user in columns["user_id"]]))
     assert accept().num_users == NUM_USERS
 
@@ -195,7 +198,7 @@ def test_row_10_duplicates_are_dropped_and_counted_or_refused(source: Path, refu
     message = refuse(duplicates="error")
     # Of row 10 and its copy in test, the one in train stays; of row 5 the earlier one.
     assert "column user and item: expected each pair once" in message
-    assert "rows 100, 101, 102, 103 (4 in all)" in message
+    assert "rows 101, 102, 103, 104 (4 in all)" in message
     manifest = accept()
     assert manifest.report["duplicates_dropped"] == 2
     assert manifest.report["repeats_dropped"] == 1
@@ -207,9 +210,9 @@ def test_row_10_duplicates_are_dropped_and_counted_or_refused(source: Path, refu
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [
-        ({7: 4_000_000_000}, "found times in the future in row 7 (1 in all)"),
-        ({7: 1_600_000_000_000}, "(ratio 0.01). Milliseconds are in row 7 (1 in all)"),
-        ({7: None}, "found none, or one that cannot be read in row 7 (1 in all)"),
+        ({7: 4_000_000_000}, "found times in the future in row 8 (1 in all)"),
+        ({7: 1_600_000_000_000}, "(ratio 0.01), those in milliseconds in row 8 (1 in all)"),
+        ({7: None}, "found none, or one that cannot be read in row 8 (1 in all)"),
     ],
 )
 def test_row_11_impossible_times_are_refused(
@@ -223,7 +226,7 @@ def test_row_11_impossible_times_are_refused(
 
 def test_row_11_a_time_that_is_no_time_is_refused(source: Path, refuse: Refuse) -> None:
     _rewrite(source, lambda columns: columns.update(timestamp=["2020-01-01"] * 99 + ["last week"]))
-    assert "found none, or one that cannot be read in row 99 (1 in all)" in refuse()
+    assert "found none, or one that cannot be read in row 100 (1 in all)" in refuse()
 
 
 @pytest.mark.parametrize(("name", "column"), [("users", "user_id"), ("items", "item_id")])
@@ -244,7 +247,7 @@ def test_row_13_items_without_features_are_refused_or_zero(
     write_lists(source, rows[:-1])
     message = refuse()
     assert f"features/image.parquet: expected image features of all {NUM_ITEMS} items" in message
-    assert "found none for those of item rows 2, 11 (2 in all)" in message
+    assert "found none for those of item rows 3, 12 (2 in all)" in message
     manifest = accept(missing_feature="zero")
     assert manifest.report["items_without_feature.image"] == 2
     found = read_features(local_store, manifest, "image", range(manifest.num_item_buckets))
@@ -272,7 +275,7 @@ def test_row_15_features_that_are_not_finite_are_listed(source: Path, refuse: Re
     np.save(source / "features" / "text.npy", rows)
     message = refuse()
     assert "features/text.npy, column text: expected finite numbers" in message
-    assert "rows 4, 9 (2 in all)" in message
+    assert "indices 4, 9 (2 in all)" in message
 
 
 def test_row_16_zero_rows_and_constant_columns_are_counted(source: Path, accept: Accept) -> None:
@@ -293,7 +296,7 @@ def test_row_17_features_of_several_lengths_are_listed(source: Path, refuse: Ref
     rows[8] = [*rows[8], 1.0]
     write_lists(source, rows)
     message = refuse()
-    assert "features/image.parquet, column vector: expected 4 values, found fewer or more in rows 3, 8" in message
+    assert "features/image.parquet, column vector: expected 4 values, found fewer or more in rows 4, 9" in message
 
 
 def test_row_18_a_matrix_with_too_few_rows_names_both_counts(source: Path, refuse: Refuse) -> None:
@@ -351,7 +354,7 @@ def test_row_23_users_without_train_are_kept_dropped_or_refused(
 
     _rewrite(source, change)
     message = refuse(cold_users="error")
-    assert "users without a train interaction: user row 2 (1 in all)" in message
+    assert "users without a train interaction: user row 3 (1 in all)" in message
     dropped = accept(cold_users="drop")
     assert (dropped.num_users, dropped.report["cold_users_dropped"]) == (NUM_USERS - 1, 1)
     assert (dropped.report["cold_users"], dropped.report["cold_user_rows_dropped"]) == (0, 5)
@@ -378,7 +381,9 @@ def test_a_line_with_too_few_cells_is_listed(source: Path, refuse: Refuse) -> No
     lines = [f"{FIRST_USER + row},{row % NUM_ITEMS}" for row in range(50)]
     lines[13], lines[20] = str(FIRST_USER), f"{FIRST_USER},1,1"
     (source / "interactions.csv").write_text("user_id,item_id\n" + "\n".join(lines))
-    assert "interactions.csv: expected 2 cells in every line, found fewer or more in rows 13, 20 (2 in all)" in refuse()
+    assert (
+        "interactions.csv: expected 2 cells in every line, found fewer or more in lines 15, 22 (2 in all)" in refuse()
+    )
 
 
 def test_a_data_set_that_exists_is_not_replaced(source: Path, accept: Accept, local_store: ObjectStore) -> None:

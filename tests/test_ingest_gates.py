@@ -145,11 +145,20 @@ def test_an_npy_header_of_absurd_size_is_refused_before_it_is_believed(tmp_path:
         (tmp_path / "a.npy").write_bytes(header)
         with pytest.raises(DataError, match=r"a\.npy: \d+ bytes, expected the header"):
             check_npy(LOCAL, str(tmp_path / "a.npy"), key="a.npy")
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (2**60, 4)})
-    (tmp_path / "a.npy").write_bytes(buffer.getvalue())
-    with pytest.raises(DataError, match="is truncated"):
-        check_npy(LOCAL, str(tmp_path / "a.npy"), key="a.npy")
+    for shape, problem in {
+        (2**60, 4): "is truncated",
+        (2**63, 4): "found none that can be read",
+        (-3, 4): "found none that can be read",
+        (10**4000, 4): "found none that can be read",
+        (1,) * 2000: "found 2000 dimensions",
+        (3, 2**40): "expected 1 to 1000000 columns",
+    }.items():
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        (tmp_path / "a.npy").write_bytes(buffer.getvalue())
+        with pytest.raises(DataError, match=problem) as caught:
+            check_npy(LOCAL, str(tmp_path / "a.npy"), key="a.npy")
+        assert len(str(caught.value)) < 400
 
 
 @settings(max_examples=150, deadline=None)
@@ -168,15 +177,16 @@ def test_a_text_header_is_read_whatever_editor_wrote_it(tmp_path: Path) -> None:
     assert facts.header == ("user_id", "item_id")
     assert (facts.delimiter, facts.num_header_lines) == (",", 2)
     assert facts.first_cells == (("1", "2"), ("3", "4"))
+    assert facts.quote == '"'
 
 
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        (b"", "0 bytes, expected a header line"),
+        (b"", "expected a header line, found 0 bytes"),
         (b"\n\n  \n", "expected a header line"),
         (b"PAR1" + bytes(20), "found binary data"),
-        (b"a,a\n1,2\n", "'a' stands there twice"),
+        (b"a,b,a\n1,2,3\n", "columns 1 and 3 of 3 have the same name"),
         (b"a,b\n\xff\xfe,2\n", "expected UTF-8"),
     ],
 )

@@ -48,7 +48,9 @@ def test_a_ragged_line_far_down_is_named_by_its_row(tmp_path: Path, monkeypatch:
     lines = [f"{row},{row}" for row in range(200)]
     lines[150] = "1,2,3"
     table = _text(tmp_path, ("user_id,item_id\n" + "\n".join(lines)).encode())
-    with pytest.raises(DataError, match=r"expected 2 cells in every line, found fewer or more in row 150 \(1 in all\)"):
+    with pytest.raises(
+        DataError, match=r"expected 2 cells in every line, found fewer or more in line 152 \(1 in all\)"
+    ):
         list(read_tables(LOCAL, table, columns=["user_id"]))
 
 
@@ -89,7 +91,7 @@ def test_matrix_rows_of_scattered_items_are_found_in_any_number_of_reads(
         assert source.npy is not None
         loaded = load_matrix(LocalStore(tmp_path), source, source.npy, pa.array([str(item) for item in wanted]))
         np.testing.assert_array_equal(loaded.values, values[wanted])
-        assert [problem.rows for problem in loaded.problems] == [(33,)]
+        assert [(problem.unit, problem.rows) for problem in loaded.problems] == [("index", (33,))]
         assert loaded.num_source_rows == 60
 
 

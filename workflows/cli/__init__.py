@@ -29,7 +29,7 @@ from workflows.cli.command import (
     open_named_storage,
     storage_config,
 )
-from workflows.cli.tables import print_comparison, print_sweep
+from workflows.cli.tables import print_comparison, print_figures, print_sweep
 from workflows.cli.terminal import (
     Parser,
     make_output_harmless,
@@ -64,6 +64,7 @@ def _data_import(arguments: argparse.Namespace) -> Figures:
     from workflows.config.job import ScalingConfig, parse
     from workflows.config.yaml_reader import load_settings
     from workflows.ingest import IngestConfig, import_dataset
+    from workflows.ingest.raw_files import UnusedFile
     from workflows.keys import KeysConfig
     from workflows.running.cluster import connected
     from workflows.storage import StorageConfig
@@ -76,11 +77,14 @@ def _data_import(arguments: argparse.Namespace) -> Figures:
     }
     values |= {key: value for key, value in given.items() if value is not None}
     settings = parse(IngestConfig, values, where=arguments.settings or "data import")
-    storage = storage_config(arguments, root, where="--to")
-    source = parse(StorageConfig, {"url": arguments.source, "endpoint_url": arguments.endpoint_url}, where="source")
+    source_endpoint, to_endpoint = _endpoints(arguments, root)
+    storage = storage_config(arguments, root, endpoint_url=to_endpoint, where="--to")
+    source = parse(StorageConfig, {"url": arguments.source, "endpoint_url": source_endpoint}, where="source")
     store = open_made_storage(arguments, storage, where="--to")
+    unused: list[UnusedFile] = []
     with connected(ScalingConfig()):
-        manifest = import_dataset(source, store, name, settings, keys=KeysConfig(folder=arguments.keys))
+        keys = KeysConfig(folder=arguments.keys)
+        manifest = import_dataset(source, store, name, settings, keys=keys, on_unused=unused.extend)
     return {
         "dataset": name,
         "snapshot_id": manifest.snapshot_id,
@@ -91,7 +95,31 @@ def _data_import(arguments: argparse.Namespace) -> Figures:
         "test": manifest.counts.test,
         "modalities": {modality: entry.num_columns for modality, entry in sorted(manifest.features.items())},
         "report": manifest.report,
+        "files_unused": [
+            {"file": entry.file, "reason": entry.reason}
+            | ({"num_files": entry.num_files} if entry.num_files > 1 else {})
+            for entry in unused
+        ],
     }
+
+
+def _endpoints(arguments: argparse.Namespace, to_url: str) -> tuple[str | None, str | None]:
+    """The endpoints of an import's source and target: ``--endpoint-url`` is for every side that is S3."""
+    from workflows.storage.config import is_s3
+
+    common = arguments.endpoint_url
+    if common is not None and not is_s3(arguments.source) and not is_s3(to_url):
+        raise ConfigError("--endpoint-url is for S3, but source and --to are folders: leave it out, or name s3://...")
+    source, to = (common if is_s3(url) else None for url in (arguments.source, to_url))
+    return arguments.source_endpoint_url or source, arguments.to_endpoint_url or to
+
+
+def _show_import(figures: Figures) -> None:
+    """Print the figures of an import, and a line for each file that was not used."""
+    print_figures({name: value for name, value in figures.items() if name != "files_unused"})
+    for entry in figures["files_unused"]:
+        number = f" ({entry['num_files']} files)" if "num_files" in entry else ""
+        print_figures({"not used": f"{entry['file']}{number}: {entry['reason']}"})
 
 
 def _train(arguments: argparse.Namespace) -> Figures:
@@ -189,10 +217,14 @@ def _parser() -> argparse.ArgumentParser:
 
     data = commands.add_parser("data", help="data sets").add_subparsers(dest="action", required=True, metavar="ACTION")
     text = "Check raw tables and features and store them as a data set; the storage is made where it is new."
-    importing = add_command(data, "import", text, _data_import, more_help=_import_settings_help)
+    importing = add_command(data, "import", text, _data_import, _show_import, more_help=_import_settings_help)
     importing.add_argument("source", help="folder or s3:// prefix with interactions and features")
     importing.add_argument("--to", required=True, help="<storage>/datasets/<name>")
-    importing.add_argument("--endpoint-url", help="S3 endpoint, where it is not AWS")
+    importing.add_argument(
+        "--endpoint-url", help="S3 endpoint of the side that is S3 (or of both), where it is not AWS"
+    )
+    importing.add_argument("--source-endpoint-url", metavar="URL", help="S3 endpoint of the source alone")
+    importing.add_argument("--to-endpoint-url", metavar="URL", help="S3 endpoint of the target alone")
     importing.add_argument(
         "--keys", default="keys", help="folder of the identity key, where the storage has tombstones"
     )

@@ -12,8 +12,8 @@ blanks around it                without them: the blanks of ``WHITESPACE``, in t
                                 float has lost digits there
 a float, a decimal              the whole number that it is, below 2**53 (float32: 2**24); fractions are refused
 ``1.7E+01``, ``1,2e+11``        refused: a spreadsheet has rounded it
-``12e5``                        as it stands, for ids in hexadecimal. An import whose other ids are all whole numbers
-                                refuses it (``IdReading.is_exponent``)
+``12e5``, ``17,0``, ``1,234``   as it stands, for ids in hexadecimal or of two parts. An import whose other ids are all
+                                whole numbers refuses it (``IdReading.is_exponent``)
 empty, ``NaN``, ``None``, ...   refused: no id (``NULL_WORDS``)
 ``-3``                          refused: negative
 control characters, U+FFFD      refused: nobody can type them, or a broken encoding made them
@@ -42,6 +42,7 @@ NULL_WORDS = (
     *("NaN", "nan", "NAN", "null", "NULL", "Null", "None", "<NA>", "NaT", "NA", "N/A", "\\N"),
     *("#N/A", "#REF!", "#VALUE!", "#NAME?", "#NULL!", "#NUM!", "#DIV/0!"),
 )
+DOUBTFUL = r"^[0-9]+[eE][0-9]+$|^[+]?[0-9]+,0*$|^[+]?[0-9]{1,3}(,[0-9]{3})+$"
 MAX_ID_LETTERS = 1000
 MAX_EXACT_FLOAT = 2**53
 
@@ -49,7 +50,6 @@ _IN_QUOTES = r'^="?([^"]*)"$|^"(.*)"$'
 _DECIMAL = r"^[+-]?[0-9]+[.][0-9]*$"
 _WHOLE_DECIMAL = r"^[+-]?[0-9]+[.]0*$"
 _ROUNDED = r"^[+-]?[0-9]+([.,][0-9]*)?[eE][+-][0-9]+$|^[+-]?[0-9]+[.,][0-9]*[eE][0-9]+$"
-_EXPONENT = r"^[0-9]+[eE][0-9]+$"
 _UNSEEN = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\x{FFFD}]"
 _JOINERS = r"[\x{200C}\x{200D}]"  # letters of Persian and Hindi, and of composed emoji, need them
 
@@ -72,7 +72,7 @@ class IdReading:
     Attributes:
         ids: Strings; null or unspecified where a fault marks the place.
         faults: None of them is without a marked place.
-        is_exponent: Marks ids such as ``12e5``: fine among letters, rounded among whole numbers.
+        is_exponent: Marks ids such as ``12e5`` and ``17,0``: fine among letters, rewritten numbers among whole numbers.
     """
 
     ids: pa.Array
@@ -148,7 +148,7 @@ def _read_texts(texts: pa.Array, *, is_exact: bool) -> IdReading:
             _mask(pc.greater(pc.utf8_length(ids), MAX_ID_LETTERS)), f"at most {MAX_ID_LETTERS} letters", "longer ids"
         ),
     ]
-    return _reading(ids, faults, _mask(pc.match_substring_regex(ids, _EXPONENT)))
+    return _reading(ids, faults, _mask(pc.match_substring_regex(ids, DOUBTFUL)))
 
 
 def _trimmed(texts: pa.Array) -> pa.Array:

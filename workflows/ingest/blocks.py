@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from workflows.data.ids import WHITESPACE
+from workflows.data.ids import read_ids as read_id_values
 from workflows.ingest.arrays import as_mask, as_numbers, flat_array
-from workflows.ingest.columns import Columns, type_family
+from workflows.ingest.columns import ID_TYPES, Columns, type_family, wrong_type
 from workflows.ingest.layouts import TableFile
 from workflows.ingest.problems import Problem, find_problem
 from workflows.ingest.times import read_times
 
-MAX_EXACT_FLOAT = 2**53
 _PART_WORDS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "test": 2, "0": 0, "1": 1, "2": 2}
 
 
@@ -25,7 +26,8 @@ _PART_WORDS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "test": 2, "0"
 class Block:
     """The interactions of one block: ids as strings, split as 0, 1, 2 or -1, Unix time in milliseconds.
 
-    ``units`` marks the unit that each timestamp seems to have (an index into ``TIME_UNITS``).
+    ``units`` marks the unit that each timestamp seems to have (an index into ``TIME_UNITS``). ``doubts``: ids that are
+    wrong if all other ids of their column are whole numbers.
     """
 
     users: pa.Array
@@ -34,6 +36,7 @@ class Block:
     timestamp: NDArray[np.int64] | None
     units: NDArray[np.int8] | None
     rows: NDArray[np.int64]
+    doubts: tuple[Problem, ...] = ()
 
 
 def read_block(
@@ -48,8 +51,8 @@ def read_block(
     Returns:
         The block, only to be used if there is no problem, and the problems.
     """
-    users, user_problems = read_ids(table.column(columns.user), rows, file=file, column=columns.user)
-    items, item_problems = read_ids(table.column(columns.item), rows, file=file, column=columns.item)
+    sides = [_read_side(table.column(name), rows, file=file, column=name) for name in (columns.user, columns.item)]
+    (users, user_problems, user_doubts), (items, item_problems, item_doubts) = sides
     problems = user_problems + item_problems
     split = np.full(len(rows), -1 if file.part is None else file.part, dtype=np.int8)
     if columns.split is not None and file.part is None:
@@ -60,59 +63,71 @@ def read_block(
         seen = read_times(table.column(columns.timestamp), rows, file=file, column=columns.timestamp, now_ms=now_ms)
         timestamp, units, found = seen
         problems += found
-    return Block(users, items, split, timestamp, units, rows), problems
+    return Block(users, items, split, timestamp, units, rows, (*user_doubts, *item_doubts)), problems
 
 
 def read_ids(
     values: pa.ChunkedArray, rows: NDArray[np.int64], *, file: TableFile, column: str
 ) -> tuple[pa.Array, list[Problem]]:
-    """Turn a column of ids into strings: integers in decimal, floats if they are exact integers, text byte by byte.
+    """Read a column of ids, by the rules of :mod:`workflows.data.ids`, and name what is wrong by its rows.
 
-    Text of text files is trimmed, and ``7.0`` there means 7 (a column that once had a gap is written so).
+    Raises:
+        DataError: The column has a type that holds no ids.
     """
+    ids, problems, _ = _read_side(values, rows, file=file, column=column)
+    return ids, problems
+
+
+def _read_side(
+    values: pa.ChunkedArray, rows: NDArray[np.int64], *, file: TableFile, column: str
+) -> tuple[pa.Array, list[Problem], list[Problem]]:
+    """The ids, what is wrong, and what would be wrong if all other ids are whole numbers."""
     array = flat_array(values)
-    family = type_family(array.type)
-    checks: list[tuple[NDArray[np.bool_], str, str]] = []
-    if family == "float":
-        numbers = as_numbers(array, np.float64)
-        is_null = as_mask(array.is_null())
-        is_exact = (numbers == np.floor(numbers)) & (np.abs(numbers) < MAX_EXACT_FLOAT)
-        checks.append(
-            (~is_exact & ~is_null, "exact integers or text", "fractions, NaN or floats too large to be exact")
-        )
-        ids = pa.array(np.where(is_exact, numbers, 0).astype(np.int64)).cast(pa.string())
-        is_negative = is_exact & (numbers < 0)
-    elif family == "integer":
-        is_null = as_mask(array.is_null())
-        is_negative = (
-            as_mask(pc.less(array, 0)) if pa.types.is_signed_integer(array.type) else np.zeros(len(array), bool)
-        )
-        ids = array.cast(pa.string())
-    else:
-        ids = array.cast(pa.string())
-        if file.is_text:
-            ids = pc.utf8_trim_whitespace(ids)
-            is_decimal = pc.match_substring_regex(ids, r"^[+-]?[0-9]+\.[0-9]*$")
-            is_exact = pc.match_substring_regex(ids, r"^[+-]?[0-9]+\.0*$")
-            is_bad = as_mask(pc.and_not(is_decimal, is_exact))
-            checks.append((is_bad, "exact integers or text", "fractions"))
-            ids = pc.if_else(is_exact, pc.replace_substring_regex(ids, r"\.0*$", ""), ids)
-        is_null = as_mask(pc.or_(ids.is_null(), pc.equal(ids, "").fill_null(False)))
-        is_negative = as_mask(pc.match_substring_regex(ids, r"^-[0-9]+$"))
-    checks += [(is_null, "an id in every row", "no id"), (is_negative, "ids from 0 on", "negative ids")]
-    fix = "Correct these rows, or leave them out."
+    if type_family(array.type) not in ID_TYPES:
+        raise wrong_type(file.key, column, kind=array.type, allowed=ID_TYPES)
+    reading = read_id_values(_plain_ids(array))
     problems = [
         problem
-        for is_bad, expected, found in checks
-        for problem in find_problem(is_bad, rows, file=file.key, column=column, expected=expected, found=found, fix=fix)
+        for fault in reading.faults
+        for problem in find_problem(
+            fault.is_bad,
+            rows,
+            file=file.key,
+            column=column,
+            expected=fault.expected,
+            found=fault.found,
+            fix="Correct these rows, or leave them out.",
+        )
     ]
-    return ids, problems
+    doubts = find_problem(
+        reading.is_exponent,
+        rows,
+        file=file.key,
+        column=column,
+        expected="whole numbers, as all other ids are",
+        found="numbers with an exponent or a comma, such as a spreadsheet shows for others,",
+        fix="Format the column as whole numbers, and write the file again.",
+    )
+    return reading.ids, problems, doubts
+
+
+def _plain_ids(array: pa.Array) -> pa.Array:
+    """Bytes as text: where they are no UTF-8, with a mark in their place that is refused as an id."""
+    if array.type == pa.string_view():
+        return array.cast(pa.string())
+    if array.type not in (pa.binary(), pa.large_binary()):
+        return array
+    try:
+        return array.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = [None if value is None else value.decode(errors="replace") for value in array.to_pylist()]
+        return pa.array(texts, pa.string())
 
 
 def _read_split(
     values: pa.ChunkedArray, rows: NDArray[np.int64], *, file: TableFile, column: str
 ) -> tuple[NDArray[np.int8], list[Problem]]:
-    words = pc.utf8_lower(pc.utf8_trim_whitespace(flat_array(values).cast(pa.string())))
+    words = pc.utf8_lower(pc.utf8_trim(flat_array(values).cast(pa.string()), characters=f"{WHITESPACE}\"'"))
     position = pc.index_in(words, value_set=pa.array(list(_PART_WORDS)))
     is_bad = as_mask(position.is_null())
     parts = np.array(list(_PART_WORDS.values()), dtype=np.int8)[as_numbers(position, np.int64)]

@@ -13,7 +13,7 @@ import ray.data
 
 from tru_core.errors import IntegrityError
 from workflows.data.snapshot import INTERACTION_SCHEMA, TEST, TRAIN, VALID, BucketEntry, SplitCounts
-from workflows.ingest.problems import find_problem, problems_as_json, problems_from_json, raise_problems
+from workflows.ingest.problems import Problem, find_problem, problems_as_json, problems_from_json
 from workflows.ingest.settings import IN_SETTINGS
 from workflows.ingest.splits import find_duplicates, sort_rows, split_users
 from workflows.ingest.tasks import collect, map_blocks, map_pieces, materialize
@@ -85,14 +85,14 @@ def _join_blocks(_: int, *, blocks: list[ray.ObjectRef]) -> Iterator[pa.Table]:
     yield pa.concat_tables(ray.get(blocks))
 
 
-def refuse_duplicates(blocks: ray.data.Dataset, plan: BucketPlan) -> None:
-    """Raise DataError if a user and an item meet twice."""
+def find_repeats(blocks: ray.data.Dataset, plan: BucketPlan) -> list[Problem]:
+    """Where a user and an item meet for the second time."""
     notes = [
         text
         for table in collect(map_blocks(blocks, _find_duplicates, plan=plan))
         for text in table.column(0).to_pylist()
     ]
-    raise_problems(problem for text in notes for problem in problems_from_json(json.loads(text)))
+    return [problem for text in notes for problem in problems_from_json(json.loads(text))]
 
 
 def _find_duplicates(block: pa.Table, *, plan: BucketPlan) -> Iterator[pa.Table]:

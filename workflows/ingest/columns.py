@@ -1,16 +1,16 @@
 """Which columns of the raw interaction tables are user, item, split and timestamp, and whether their types fit."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from tru_core.errors import DataError
-from workflows.ingest.layouts import RawData, TableFile
-from workflows.ingest.problems import NOTHING_WRITTEN
+from workflows.ingest.problems import NOTHING_WRITTEN, missing_column
+from workflows.ingest.raw_files import RawData, TableFile
 from workflows.ingest.settings import IN_SETTINGS, ColumnNames
 
+ID_TYPES = ("integer", "string", "float", "decimal", "binary")
 _DEFAULTS = {
     "tru": ("user_id", "item_id", ("split", "x_label")),
     "mmrec": ("userID", "itemID", ("x_label", "split")),
@@ -46,16 +46,19 @@ def find_columns(raw: RawData, names: ColumnNames) -> Columns:
         split=_require(first, names.split) if names.split else _first_of(first, splits),
         timestamp=_require(first, names.timestamp) if names.timestamp else _first_of(first, ("timestamp",)),
     )
-    _check_type(first, chosen.user, ("integer", "string", "float"))
-    _check_type(first, chosen.item, ("integer", "string", "float"))
+    for table in raw.tables:
+        for name in (chosen.user, chosen.item):
+            if name in table.columns:
+                _check_type(table, name, ID_TYPES)
     if chosen.split:
         _check_type(first, chosen.split, ("integer", "string"))
     if chosen.timestamp:
-        _check_type(first, chosen.timestamp, ("integer", "string", "float", "time"))
+        _check_type(first, chosen.timestamp, ("integer", "string", "float", "decimal", "time"))
     for table in raw.tables[1:]:
         for name in chosen.present:
             expected, found = type_family(first.columns[name]), table.columns.get(name)
-            if found is None or type_family(found) != expected:
+            is_id = name in (chosen.user, chosen.item)  # all types of ids are read as text
+            if found is None or (type_family(found) != expected and not is_id):
                 raise DataError(
                     f"{table.key} and {first.key} differ: column {name} is {first.columns[name]} in {first.key} and "
                     f"{found or 'missing'} in {table.key}. {NOTHING_WRITTEN} Give all files the same columns and types."
@@ -69,32 +72,35 @@ def _first_of(table: TableFile, names: tuple[str, ...]) -> str | None:
 
 def _require(table: TableFile, name: str) -> str:
     if name not in table.columns:
-        near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.4)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise DataError(
-            f"{table.key}: expected a column {name}, found {', '.join(table.columns)}. {hint}{NOTHING_WRITTEN} Rename "
-            f"the column, or name it under `columns` {IN_SETTINGS}."
-        )
+        fix = f"Rename the column, or name it under `columns` {IN_SETTINGS}."
+        raise missing_column(table.key, list(table.columns), wanted=name, is_text=table.is_text, fix=fix)
     return name
 
 
 def _check_type(table: TableFile, name: str, allowed: tuple[str, ...]) -> None:
-    kind = table.columns[name]
-    if type_family(kind) not in allowed:
-        raise DataError(
-            f"{table.key}, column {name}: expected type {' or '.join(allowed)}, found {kind}. {NOTHING_WRITTEN} "
-            f"Cast the column."
-        )
+    if type_family(table.columns[name]) not in allowed:
+        raise wrong_type(table.key, name, kind=table.columns[name], allowed=allowed)
+
+
+def wrong_type(file: str, column: str, *, kind: pa.DataType, allowed: tuple[str, ...]) -> DataError:
+    """The error about a column whose type cannot mean what it should."""
+    found = str(kind).partition("<")[0] if pa.types.is_nested(kind) else kind
+    return DataError(
+        f"{file}, column {column}: expected type {' or '.join(allowed)}, found {found}. {NOTHING_WRITTEN} "
+        f"Cast the column."
+    )
 
 
 def type_family(kind: pa.DataType) -> str:
-    """integer, float, string or time; of a dictionary the family of its values; else the type's own name."""
+    """integer, float, decimal, string, binary or time; of a dictionary that of its values; else the type's own name."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     tests: dict[str, Callable[[pa.DataType], bool]] = {
         "integer": pa.types.is_integer,
         "float": pa.types.is_floating,
-        "string": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+        "decimal": pa.types.is_decimal,
+        "string": lambda kind: kind in (pa.string(), pa.large_string(), pa.string_view()),
+        "binary": lambda kind: kind in (pa.binary(), pa.large_binary()),
         "time": lambda kind: pa.types.is_timestamp(kind) or pa.types.is_date(kind),
     }
     return next((name for name, test in tests.items() if test(kind)), str(kind))

@@ -134,5 +134,6 @@ def _not_finite(values: np.ndarray, rows: NDArray[np.int64], source: FeatureSour
         column=source.column or source.modality,
         expected="finite numbers",
         found="NaN, infinite or unreadable values",
+        is_matrix=source.npy is not None,
         fix=f"Compute the {source.modality} features of these rows again.",
     )

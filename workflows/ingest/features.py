@@ -6,7 +6,7 @@ Every task handles one modality and one item bucket, so that no process ever hol
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,15 +18,15 @@ from tru_core.errors import DataError
 from workflows.data.snapshot import FeatureEntry, item_bucket_range
 from workflows.ingest.feature_rows import LoadedFeatures, load_lists, load_matrix
 from workflows.ingest.interactions import Vocabulary
-from workflows.ingest.layouts import FeatureSource
 from workflows.ingest.problems import (
     MAX_ROWS_NAMED,
     NOTHING_WRITTEN,
     describe_rows,
     problems_as_json,
     problems_from_json,
-    raise_problems,
 )
+from workflows.ingest.raw_files import FeatureSource, TableFile
+from workflows.ingest.raw_tables import raise_by_line
 from workflows.ingest.tasks import collect, map_pieces
 from workflows.storage import FileEntry, ObjectStore, features_key, put_file
 
@@ -120,13 +120,15 @@ def scan_features(plan: FeaturePlan, items: ray.ObjectRef) -> dict[str, FeatureS
         for line in table.to_pylist()
     ]
     lines.sort(key=lambda line: line["piece"])
-    raise_problems(problem for line in lines for problem in problems_from_json(json.loads(line["problems"])))
+    tables = [source.table for source in plan.sources if source.table is not None]
+    problems = [problem for line in lines for problem in problems_from_json(json.loads(line["problems"]))]
+    raise_by_line(plan.source.filesystem()[0], tables, problems)
     scans = {}
     for number, source in enumerate(plan.sources):
         own = lines[number * plan.num_item_buckets : (number + 1) * plan.num_item_buckets]
         num_missing = sum(line["num_missing"] for line in own)
         if num_missing and plan.missing_feature == "error":
-            rows = [row for line in own for row in line["missing_rows"]][:MAX_ROWS_NAMED]
+            rows = [row + 1 for line in own for row in line["missing_rows"]][:MAX_ROWS_NAMED]
             raise DataError(
                 f"{source.key}: expected {source.modality} features of all {plan.num_items} items, found none for "
                 f"those of item {describe_rows(rows, num_missing)} (items ordered by id). {NOTHING_WRITTEN} Complete "
@@ -195,8 +197,30 @@ def _load(piece: int, plan: FeaturePlan, items: pa.Array) -> LoadedFeatures:
     if source.npy is not None:
         return load_matrix(plan.source, source, source.npy, wanted)
     if source.table is not None:
-        return load_lists(plan.source, source, source.table, wanted, checks_ids=bucket == 0)
+        return _load_parts(plan, source, [source.table, *source.more], wanted, checks_ids=bucket == 0)
     raise DataError(f"{source.key}: has neither a matrix nor a list column. {NOTHING_WRITTEN}")
+
+
+def _load_parts(
+    plan: FeaturePlan, source: FeatureSource, tables: Sequence[TableFile], wanted: pa.Array, *, checks_ids: bool
+) -> LoadedFeatures:
+    """Read the lists of some items from all parts of a table. DataError if an item stands in two parts."""
+    loaded = [
+        load_lists(plan.source, replace(source, key=table.key, path=table.path), table, wanted, checks_ids=checks_ids)
+        for table in tables
+    ]
+    values, is_missing = loaded[0].values, loaded[0].is_missing
+    for table, part in zip(tables[1:], loaded[1:], strict=True):
+        num_repeats = int(np.count_nonzero(~is_missing & ~part.is_missing))
+        if num_repeats:
+            raise DataError(
+                f"{table.key}, column {source.id_column}: expected each item in one part of the table, found "
+                f"{num_repeats} items that a part before it has. {NOTHING_WRITTEN} Keep one row of each."
+            )
+        values[~part.is_missing] = part.values[~part.is_missing]
+        is_missing &= part.is_missing
+    problems = [problem for part in loaded for problem in part.problems]
+    return LoadedFeatures(values, is_missing, problems, sum(part.num_source_rows for part in loaded))
 
 
 def _moments(values: np.ndarray) -> Moments:

@@ -1,35 +1,35 @@
-"""Look at a raw file's header before any library opens it: is it whole, and could it run code?
+"""Look at a raw file's header before any library opens it: is it whole, and could it run code?"""
 
-Parquet files may name Arrow extension types, and a process that has imported ray.data could unpickle
-what lies in such a column. So the footer is searched as bytes, before pyarrow builds a schema from it.
-"""
-
-import base64
-import binascii
 import io
 import os
-import re
-import struct
 from dataclasses import dataclass
 from tokenize import TokenError
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
-from tru_core.errors import AccessError, DataError, IntegrityError, MissingObjectError
+from tru_core.errors import DataError, IntegrityError
+from workflows.data.parquet_footer import open_parquet
+from workflows.ingest.opening import open_raw
 from workflows.ingest.problems import NOTHING_WRITTEN
+from workflows.ingest.text_files import check_text
+
+__all__ = [
+    "FORBIDDEN_SWITCHES",
+    "NpyFacts",
+    "ParquetFacts",
+    "check_npy",
+    "check_parquet",
+    "check_text",
+    "check_width",
+    "open_raw",
+    "refuse_pickle_switches",
+]
 
 FORBIDDEN_SWITCHES = ("RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA", "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR")
-MAX_FOOTER_BYTES = 64 * 2**20
-MAX_ROW_GROUP_BYTES = 8 * 2**30  # uncompressed: what one task may have to hold
 MAX_NPY_HEADER_BYTES = 10_000
 MAX_FEATURE_COLUMNS = 1_000_000
-TEXT_HEAD_BYTES = 2**20
-_PARQUET_MAGIC = b"PAR1"
-_ARROW_SCHEMA = re.compile(rb"ARROW:schema")
-_EXTENSION_MARK = b"ARROW:extension:"
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,6 @@ class NpyFacts:
     data_offset: int
 
 
-@dataclass(frozen=True)
-class TextFacts:
-    """What the first line of a delimited text file says."""
-
-    delimiter: str
-    header: tuple[str, ...]
-    num_header_lines: int  # up to and with the header, blank lines before it included
-    first_cells: tuple[tuple[str, ...], ...]  # some complete lines below the header
-
-
 def refuse_pickle_switches() -> None:
     """Raise IntegrityError if the environment lets Ray Data unpickle what it reads."""
     found = [name for name in FORBIDDEN_SWITCHES if os.environ.get(name)]
@@ -78,75 +68,10 @@ def check_parquet(filesystem: pafs.FileSystem, path: str, *, key: str) -> Parque
         IntegrityError: The file uses an extension type.
     """
     with open_raw(filesystem, path, key=key) as file:
-        footer = _read_footer(file, key)
-        _refuse_extension_types(footer, key)
-        try:
-            parquet = pq.ParquetFile(file)
-            schema = parquet.schema_arrow
-            groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{key}: the parquet footer is damaged. {NOTHING_WRITTEN} Write it again.") from error
-        largest = max((group.total_byte_size for group in groups), default=0)
-        if largest > MAX_ROW_GROUP_BYTES:
-            raise DataError(
-                f"{key}: a row group unpacks to {largest} bytes, at most {MAX_ROW_GROUP_BYTES} are read at once. "
-                f"{NOTHING_WRITTEN} Write the file with smaller row groups."
-            )
-        repeated = {name for name in schema.names if schema.names.count(name) > 1}
-        if repeated:
-            raise DataError(f"{key}: column {sorted(repeated)[0]} stands there twice. {NOTHING_WRITTEN}")
-        columns = {field.name: field.type for field in schema}
+        parquet = open_parquet(file, name=key, unchanged=NOTHING_WRITTEN)
+        groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
+        columns = {field.name: field.type for field in parquet.schema_arrow}
         return ParquetFacts(columns=columns, row_group_rows=tuple(group.num_rows for group in groups))
-
-
-def _read_footer(file: pa.NativeFile, key: str) -> bytes:
-    size_bytes = file.size()
-    head = file.read_at(4, 0) if size_bytes >= 4 else b""
-    tail = file.read_at(8, size_bytes - 8) if size_bytes >= 12 else b""
-    if head != _PARQUET_MAGIC or tail[4:] != _PARQUET_MAGIC:
-        found = "no bytes at all" if size_bytes == 0 else f"{head!r} and {tail[4:]!r}"
-        raise DataError(
-            f"{key}: {size_bytes} bytes, expected the parquet magic b'PAR1' at its start and end, found {found}. It "
-            f"is empty, truncated or of another kind. {NOTHING_WRITTEN} Copy it again, or name it by its kind (.csv)."
-        )
-    footer_bytes = struct.unpack("<I", tail[:4])[0]
-    if footer_bytes > min(MAX_FOOTER_BYTES, size_bytes - 12):
-        raise DataError(
-            f"{key}: the footer claims {footer_bytes} bytes, expected at most "
-            f"{min(MAX_FOOTER_BYTES, size_bytes - 12)}. {NOTHING_WRITTEN} Write the file again."
-        )
-    return file.read_at(footer_bytes, size_bytes - 8 - footer_bytes)
-
-
-def _refuse_extension_types(footer: bytes, key: str) -> None:
-    is_suspect = _EXTENSION_MARK in footer
-    for match in _ARROW_SCHEMA.finditer(footer):
-        is_suspect = is_suspect or _holds_extension(footer, match.end())
-    if is_suspect:
-        raise IntegrityError(
-            f"{key}: a column has an Arrow extension type (or its schema cannot be checked for one). Such a type can "
-            f"run code when it is read, so the file was not opened. {NOTHING_WRITTEN} Write the columns with plain "
-            f"types: integers, strings, floats and lists of floats."
-        )
-
-
-def _holds_extension(footer: bytes, position: int) -> bool:
-    """Whether the Arrow schema behind its key names an extension type, or cannot be read: then it is refused too."""
-    length, shift = 0, 0
-    position += 1  # the header byte of the Thrift field
-    while position < len(footer) and shift < 35:
-        byte = footer[position]
-        position += 1
-        length |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            break
-    text = footer[position : position + length]
-    try:
-        schema = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return True
-    return len(text) != length or length == 0 or _EXTENSION_MARK in schema
 
 
 def check_npy(filesystem: pafs.FileSystem, path: str, *, key: str) -> NpyFacts:
@@ -165,26 +90,29 @@ def check_npy(filesystem: pafs.FileSystem, path: str, *, key: str) -> NpyFacts:
             version
         ]
         shape, is_column_order, dtype = read_header(head, max_header_size=MAX_NPY_HEADER_BYTES)
-    except (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
+        if not all(0 <= number < 2**63 for number in shape):
+            raise ValueError("no numbers of rows and columns")
+    except (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, OverflowError):
         raise DataError(
             f"{key}: {size_bytes} bytes, expected the header of a .npy file, found none that can be read. "
             f"{NOTHING_WRITTEN} Copy the file again, or write it by numpy.save."
-        ) from error
+        ) from None
     if dtype.hasobject:
         raise IntegrityError(
-            f"{key}: holds Python objects (dtype {dtype}), which only a pickle can restore, and a pickle can run code. "
+            f"{key}: holds Python objects, which only a pickle can restore, and a pickle can run code. "
             f"It was not opened. {NOTHING_WRITTEN} Save the matrix as float32."
         )
     if len(shape) != 2 or dtype.kind != "f" or dtype.itemsize > 8 or is_column_order:
         order = ", column by column" if is_column_order else ""
+        numbers = f"shape {shape}" if len(shape) < 5 else f"{len(shape)} dimensions"
+        kind = "a structured type" if dtype.names else dtype
         raise DataError(
-            f"{key}: expected a matrix (rows x columns) of float16, float32 or float64, row by row, found shape "
-            f"{shape} of {dtype}{order}. {NOTHING_WRITTEN} "
+            f"{key}: expected a matrix (rows x columns) of float16, float32 or float64, row by row, found "
+            f"{numbers} of {kind}{order}. {NOTHING_WRITTEN} "
             f"Save it as numpy.ascontiguousarray(features, dtype='float32')."
         )
     num_rows, num_columns = shape
-    if not 1 <= num_columns <= MAX_FEATURE_COLUMNS:
-        raise DataError(f"{key}: expected 1 to {MAX_FEATURE_COLUMNS} columns, found {num_columns}. {NOTHING_WRITTEN}")
+    check_width(num_columns, key)
     data_offset = head.tell()
     expected_bytes = data_offset + num_rows * num_columns * dtype.itemsize
     if size_bytes != expected_bytes:
@@ -196,50 +124,8 @@ def check_npy(filesystem: pafs.FileSystem, path: str, *, key: str) -> NpyFacts:
     return NpyFacts(num_rows=num_rows, num_columns=num_columns, dtype=dtype.str, data_offset=data_offset)
 
 
-def check_text(filesystem: pafs.FileSystem, path: str, *, key: str) -> TextFacts:
-    """Read the header of a CSV, TSV or atomic file. A byte order mark, CRLF, blank lines and spaces are fine.
-
-    Raises:
-        DataError: The file is empty, binary, not UTF-8, or names a column twice.
-    """
-    with open_raw(filesystem, path, key=key) as file:
-        size_bytes = file.size()
-        head = file.read_at(min(size_bytes, TEXT_HEAD_BYTES), 0)
-    if b"\0" in head or head.startswith(_PARQUET_MAGIC):
-        raise DataError(
-            f"{key}: {size_bytes} bytes, expected text, found binary data. {NOTHING_WRITTEN} Name the file by its "
-            f"kind, such as .parquet."
-        )
-    lines = head.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if len(head) < size_bytes:
-        lines = lines[:-1]  # its end was not read
-    number = next((number for number, line in enumerate(lines) if line.strip()), None)
-    if number is None:
-        raise DataError(
-            f"{key}: {size_bytes} bytes, expected a header line, found none. {NOTHING_WRITTEN} Copy it again."
-        )
-    try:
-        text = [line.decode() for line in lines[number:]]
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{key}: expected UTF-8 text, found other bytes. {NOTHING_WRITTEN} Convert the file."
-        ) from error
-    delimiter = next((mark for mark in "\t,;" if mark in text[0]), ",")
-    header = tuple(name.strip().strip('"') for name in text[0].split(delimiter))
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise DataError(f"{key}: column {repeated[0]!r} stands there twice. {NOTHING_WRITTEN} Rename one.")
-    cells = tuple(tuple(line.rstrip("\r").split(delimiter)) for line in text[1:1000] if line.strip())
-    return TextFacts(delimiter=delimiter, header=header, num_header_lines=number + 1, first_cells=cells)
-
-
-def open_raw(filesystem: pafs.FileSystem, path: str, *, key: str) -> pa.NativeFile:
-    """Open a raw file for reading at any place. MissingObjectError or AccessError if that fails."""
-    try:
-        return filesystem.open_input_file(path)
-    except FileNotFoundError as error:
-        raise MissingObjectError(f"{key}: does not exist in the source. {NOTHING_WRITTEN} Check the path.") from error
-    except OSError as error:
-        raise AccessError(
-            f"{key}: cannot be opened. {NOTHING_WRITTEN} Check the permissions and the endpoint."
-        ) from error
+def check_width(num_columns: int, where: str) -> int:
+    """The number of values of a feature, if it can be one. DataError if not."""
+    if not 1 <= num_columns <= MAX_FEATURE_COLUMNS:
+        raise DataError(f"{where}: expected 1 to {MAX_FEATURE_COLUMNS} columns, found {num_columns}. {NOTHING_WRITTEN}")
+    return num_columns

@@ -1,7 +1,7 @@
 """Raw tables to a published snapshot: find, check all, then write, the manifest last."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,9 +16,9 @@ from workflows.data.snapshot import VOCABULARY_SCHEMA, SnapshotManifest, SplitRu
 from workflows.ingest.buckets import (
     BucketPlan,
     WrittenInteractions,
+    find_repeats,
     gather_buckets,
     parquet_bytes,
-    refuse_duplicates,
     write_buckets,
 )
 from workflows.ingest.columns import Columns, find_columns
@@ -34,13 +34,15 @@ from workflows.ingest.interactions import (
     translate_interactions,
 )
 from workflows.ingest.item_graph import GraphPlan, write_item_graphs
-from workflows.ingest.layouts import RawData, find_raw_data
-from workflows.ingest.problems import MAX_ROWS_NAMED, NOTHING_WRITTEN, describe_rows
-from workflows.ingest.raw_tables import plan_pieces
+from workflows.ingest.layouts import find_raw_data
+from workflows.ingest.problems import MAX_ROWS_NAMED, NOTHING_WRITTEN, describe_rows, missing_column
+from workflows.ingest.raw_files import RawData, UnusedFile
+from workflows.ingest.raw_tables import plan_pieces, raise_by_line
 from workflows.ingest.report import import_report, warn_of_counts
 from workflows.ingest.settings import IN_SETTINGS, IngestConfig
 from workflows.ingest.tasks import quiet_ray_data
 from workflows.ingest.tombstone_gate import Gate, count_dropped, find_blocked, open_gate
+from workflows.ingest.unused import summarise, warn_of_unused
 from workflows.keys import KeysConfig
 from workflows.storage import (
     FileEntry,
@@ -63,6 +65,7 @@ def import_dataset(
     settings: IngestConfig | None = None,
     *,
     keys: KeysConfig | None = None,
+    on_unused: Callable[[Sequence[UnusedFile]], None] | None = None,
 ) -> SnapshotManifest:
     """Read raw tables, check them, and publish them as the first snapshot of a data set.
 
@@ -77,6 +80,8 @@ def import_dataset(
         dataset: The name of the new data set.
         settings: Layout, split, columns and policies. All have defaults.
         keys: Where the identity key lies. It is read only where the store has tombstones.
+        on_unused: Called, before any row is read, with the files of the source that are not used and why; these are
+            logged in any case. They are not stored: a name that somebody chose may name a person.
 
     Returns:
         The manifest. Its ``report`` counts what was dropped, missing or odd.
@@ -94,7 +99,11 @@ def import_dataset(
     _refuse_existing(store, dataset)
     gate = open_gate(store, settings.tombstones, keys or KeysConfig())
     raw_store = open_store(source)
-    raw = find_raw_data(raw_store, settings.layout, item_column=settings.columns.item)
+    raw = find_raw_data(raw_store, settings.layout, names=settings.columns)
+    unused = summarise(raw.unused)
+    warn_of_unused(dataset, unused)
+    if on_unused is not None:
+        on_unused(unused)
     columns = find_columns(raw, settings.columns)
     split_kind = _choose_split(raw, columns, settings.split)
     pieces = plan_pieces(raw.tables, settings.rows_per_task)
@@ -173,7 +182,7 @@ def _import_checked(
     rows = translate_interactions(work, users=users, items=items, num_buckets=settings.num_user_buckets)
     blocks = gather_buckets(rows, num_user_buckets=settings.num_user_buckets, num_rows=num_rows)
     if settings.duplicates == "error":
-        refuse_duplicates(blocks, buckets)
+        raise_by_line(work.source.filesystem()[0], work.raw.tables, find_repeats(blocks, buckets))
     with _say_what_is_left(dataset, snapshot_id):
         interactions = write_buckets(blocks, buckets)
         _require_all_rows(interactions, num_rows, work)
@@ -231,15 +240,13 @@ def _choose_split(raw: RawData, columns: Columns, asked: Literal["auto", "given"
     has_split = columns.split is not None or all(table.part is not None for table in raw.tables)
     first = raw.tables[0]
     if asked == "given" and not has_split:
-        raise DataError(
-            f"{first.key}: expected a column split or x_label, found {', '.join(first.columns)}. {NOTHING_WRITTEN} "
-            f"Name the column under `columns` {IN_SETTINGS}, or import with --split random."
-        )
+        fix = f"Name the column under `columns` {IN_SETTINGS}, or import with --split random."
+        raise missing_column(first.key, list(first.columns), wanted="split or x_label", is_text=first.is_text, fix=fix)
     if asked == "time" and columns.timestamp is None:
-        raise DataError(
-            f"{first.key}: expected a column timestamp for the split by time, found {', '.join(first.columns)}. "
-            f"{NOTHING_WRITTEN} Name the column under `columns` {IN_SETTINGS}, or import with --split random."
+        fix = (
+            f"The split by time needs it: name the column under `columns` {IN_SETTINGS}, or import with --split random."
         )
+        raise missing_column(first.key, list(first.columns), wanted="timestamp", is_text=first.is_text, fix=fix)
     if asked != "auto":
         return asked
     return "given" if has_split else "random"
@@ -255,10 +262,10 @@ def _refuse_cold_users(users: IdCounts, is_cold: np.ndarray, settings: IngestCon
         return
     ordered = order_ids(users.ids)
     rows = np.flatnonzero(np.isin(ordered.ids.to_numpy(False), users.ids.filter(pa.array(is_cold)).to_numpy(False)))
+    where = describe_rows(rows[:MAX_ROWS_NAMED] + 1, len(rows))
     raise DataError(
-        f"the split leaves users without a train interaction: user {describe_rows(rows[:MAX_ROWS_NAMED], len(rows))}, "
-        f"users ordered by id. {NOTHING_WRITTEN} Set cold_users: keep or drop {IN_SETTINGS}, or import "
-        f"with --split random."
+        f"the split leaves users without a train interaction: user {where}, users ordered by id. {NOTHING_WRITTEN} "
+        f"Set cold_users: keep or drop {IN_SETTINGS}, or import with --split random."
     )
 
 

@@ -12,20 +12,20 @@ from pyarrow.fs import FileSystem
 
 from tru_core.errors import DataError
 from tru_core.hashing import user_bucket
+from workflows.data.ids import DOUBTFUL
 from workflows.ingest.blocks import Block, read_block, read_ids
 from workflows.ingest.columns import Columns
-from workflows.ingest.layouts import IdMap, RawData
 from workflows.ingest.problems import (
     NOTHING_WRITTEN,
     Problem,
     find_problem,
     problems_as_json,
     problems_from_json,
-    raise_problems,
 )
-from workflows.ingest.raw_tables import Piece, read_piece, read_tables, unique_strings
+from workflows.ingest.raw_files import IdMap, RawData
+from workflows.ingest.raw_tables import Piece, raise_by_line, read_piece, read_tables, unique_strings
 from workflows.ingest.tasks import collect, map_pieces
-from workflows.ingest.times import UnitCount, count_units, refuse_mixed_units
+from workflows.ingest.times import UnitCount, count_units, odd_times
 from workflows.ingest.tombstone_gate import BlockedIds, rows_blocked, without_rows
 from workflows.storage import ObjectStore
 
@@ -69,6 +69,8 @@ class Scan:
     users: IdCounts
     items: IdCounts
     num_rows: int
+    num_early_times: int = 0  # before 1990
+    has_one_time: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,25 +96,47 @@ def scan_interactions(work: RawInteractions) -> Scan:
     )
     found = pa.concat_tables(tables) if tables else _SCAN_SCHEMA.empty_table()
     notes = [json.loads(text) for text in found.column("note").drop_null().to_pylist()]
-    raise_problems(problem for note in notes for problem in problems_from_json(note["problems"]))
+    problems = [problem for note in notes for problem in problems_from_json(note["problems"])]
     units = [UnitCount(**{**unit, "rows": tuple(unit["rows"])}) for note in notes for unit in note["units"]]
-    refuse_mixed_units(units, column=work.columns.timestamp)
-    scan = Scan(_id_counts(found, _USER), _id_counts(found, _ITEM), sum(note["num_rows"] for note in notes))
+    doubts = [problem for note in notes for problem in problems_from_json(note["doubts"])]
+    scan = Scan(
+        _id_counts(found, _USER),
+        _id_counts(found, _ITEM),
+        sum(note["num_rows"] for note in notes),
+        num_early_times=sum(unit.num_early for unit in units),
+        has_one_time=len({time for unit in units for time in (unit.first_ms, unit.last_ms)}) == 1,
+    )
+    if not problems:
+        problems = rewritten_ids(doubts, work.columns, scan)
+        problems += odd_times(units, column=work.columns.timestamp or "")
+    raise_by_line(filesystem, work.raw.tables, problems)
     if scan.num_rows == 0:
         files = ", ".join(table.key for table in work.raw.tables)
         raise DataError(f"{files}: expected interactions, found 0 rows. {NOTHING_WRITTEN} Check the source.")
     return scan
 
 
+def rewritten_ids(doubts: list[Problem], columns: Columns, scan: Scan) -> list[Problem]:
+    """Of ids such as 12e5, those in columns whose other ids are all whole numbers: a spreadsheet has rewritten them."""
+    wrong = []
+    for column, counts in ((columns.user, scan.users), (columns.item, scan.items)):
+        own = [problem for problem in doubts if problem.column == column]
+        is_other = pc.invert(pc.match_substring_regex(counts.ids, DOUBTFUL))
+        is_whole = pc.match_substring_regex(counts.ids.filter(is_other), r"^[0-9]+$")
+        wrong += own if pc.all(is_whole).as_py() is not False else []
+    return wrong
+
+
 def _read_map(work: RawInteractions, id_map: IdMap | None, filesystem: FileSystem) -> pa.Array | None:
     if id_map is None:
         return None
     parts, problems = [], []
-    for table, rows in read_tables(filesystem, id_map.table, columns=[id_map.column]):
-        ids, found = read_ids(table.column(id_map.column), rows, file=id_map.table, column=id_map.column)
-        parts.append(ids)
-        problems += found
-    raise_problems(problems)
+    for file in id_map.tables:
+        for table, rows in read_tables(filesystem, file, columns=[id_map.column]):
+            ids, found = read_ids(table.column(id_map.column), rows, file=file, column=id_map.column)
+            parts.append(ids)
+            problems += found
+    raise_by_line(filesystem, id_map.tables, problems)
     return unique_strings(parts)
 
 
@@ -130,8 +154,12 @@ def _read_blocks(piece: int, work: RawInteractions) -> Iterator[tuple[Block, lis
 def _scan_piece(piece: int, *, work: RawInteractions, maps: list[pa.Array | None]) -> Iterator[pa.Table]:
     for block, problems, key in _read_blocks(piece, work):
         problems = problems + _unmapped(block, maps, work, key)
-        units = [] if block.units is None else [asdict(unit) for unit in count_units(block.units, block.rows, file=key)]
-        note = {"num_rows": len(block.rows), "problems": problems_as_json(problems), "units": units}
+        note = {
+            "num_rows": len(block.rows),
+            "problems": problems_as_json(problems),
+            "doubts": problems_as_json(block.doubts),
+            "units": [asdict(unit) for unit in _units(block, key)],
+        }
         yield pa.table(
             {"kind": [_NOTE], "id": [None], "num_rows": [0], "num_train": [0], "note": [json.dumps(note)]},
             schema=_SCAN_SCHEMA,
@@ -139,6 +167,12 @@ def _scan_piece(piece: int, *, work: RawInteractions, maps: list[pa.Array | None
         if not problems:
             yield _count_ids(block.users, block, _USER)
             yield _count_ids(block.items, block, _ITEM)
+
+
+def _units(block: Block, key: str) -> list[UnitCount]:
+    if block.timestamp is None or not len(block.rows):
+        return []
+    return count_units(block.timestamp, block.units, block.rows, file=key)
 
 
 def _unmapped(block: Block, maps: list[pa.Array | None], work: RawInteractions, key: str) -> list[Problem]:
@@ -155,9 +189,9 @@ def _unmapped(block: Block, maps: list[pa.Array | None], work: RawInteractions, 
                 block.rows,
                 file=key,
                 column=column,
-                expected=f"ids that {id_map.table.key} lists",
+                expected=f"ids that {id_map.key} lists",
                 found="ids that it does not list",
-                fix=f"Complete {id_map.table.key}, remove it, or leave these rows out.",
+                fix=f"Complete {id_map.key}, remove it, or leave these rows out.",
             )
     return problems
 

@@ -26,6 +26,8 @@ def import_report(
         "duplicates_dropped": interactions.counts.duplicates_dropped,
         "repeats_dropped": interactions.counts.repeats_dropped,
         "pairs_in_two_splits_dropped": interactions.counts.pairs_in_two_splits_dropped,
+        "times_before_1990": scan.num_early_times,
+        "rows_of_one_time": scan.num_rows if scan.has_one_time and scan.num_rows > 1 else 0,
         "cold_users": int(np.count_nonzero(is_cold & ~is_dropped)),
         "cold_users_dropped": int(np.count_nonzero(is_dropped)),
         "cold_user_rows_dropped": scan.num_rows - num_rows,
