@@ -156,7 +156,7 @@ def test_blocks_and_their_order_change_nothing(
         "user_id": draw.integers(0, 40, num_rows),
         "item_id": draw.integers(0, 30, num_rows),
         "split": draw.integers(0, 3, num_rows),
-        "timestamp": draw.integers(1, 50, num_rows),
+        "timestamp": 1_600_000_000 + draw.integers(1, 50, num_rows),
     }
     whole = pa.table(columns)
     shuffled = whole.take(draw.permutation(num_rows))

@@ -111,7 +111,7 @@ def missing_column(file: str, names: Sequence[str], *, wanted: str, is_text: boo
     one = " Cells are separated by tab, comma, semicolon or |." if len(names) == 1 else ""
     return DataError(
         f"{file}: this looks like a file without a header: the first line has no column {wanted}; it has {count}.{one} "
-        f"{NOTHING_WRITTEN} Write a first line with the names of the columns. {fix}"
+        f"{NOTHING_WRITTEN} Write a first line that names the columns, such as {wanted}."
     )
 
 

@@ -1,4 +1,18 @@
-"""Timestamps: numbers of any unit since 1970, dates written as numbers, ISO 8601 text or Arrow times, as Unix ms."""
+"""Timestamps: numbers of any unit since 1970, dates written as numbers, ISO 8601 text or Arrow times, as Unix ms.
+
+======================================  ========================================================================
+written                                 read as
+======================================  ========================================================================
+``1600000000``, ``1600000000000``       seconds, milliseconds, microseconds or nanoseconds since 1970, by their size
+``20261201``, ``202612010930``,         the day, minute or second, in UTC; as number, float or text
+``20261201093000``
+``2026-12-01``, ``2026-12-01T09:30Z``   ISO 8601; UTC where no zone is given
+``01/02/2026``                          refused: February or January?
+before 1970, after tomorrow             refused
+several of these units in one column    refused
+all in 1970                             refused: days, hours or row numbers. A spreadsheet's days (45000.5) are named
+======================================  ========================================================================
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
