@@ -110,7 +110,9 @@ def ray_logs() -> bytes:
     """Every byte that Ray's processes logged in this session."""
     from ray._private.worker import global_worker
 
-    folder = Path(global_worker.node.get_logs_dir_path())
+    node = global_worker.node
+    assert node is not None
+    folder = Path(node.get_logs_dir_path())
     bodies = [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()]
     assert len(bodies) > 3
     return b"\n".join(bodies)

@@ -1,22 +1,22 @@
 """Every case of ``../shared/cases`` goes through the real command line and is held against what its entry expects."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.cases.commands import Said
 from tests.cases.judge import JUDGES, allowed_codes, problems_of
-from tests.cases.worlds import Case, Place, Trial, Worlds, cases_folder, read_cases, try_case, workers_here
+from tests.cases.worlds import Case, Place, Trial, Worlds, cases_folder, read_cases, try_case
 
 CASES = read_cases()
 NOT_THERE = [pytest.param(None, id="the-folder-of-cases-is-there")]
 
 
 @pytest.fixture(scope="session")
-def worlds(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
-    with workers_here():
-        yield Worlds(tmp_path_factory.mktemp("worlds"))
+def worlds(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Worlds:
+    """The worlds of the cases; each is made when a case first asks for it."""
+    return Worlds(tmp_path_factory.mktemp("worlds"))
 
 
 @pytest.mark.ray

@@ -114,7 +114,8 @@ class Worlds:
     def _run(place: "Place", *lines: str) -> None:
         place.prepare()
         for line in lines:
-            said = run_line(place.fill(line), place.work)
+            with workers_here():
+                said = run_line(place.fill(line), place.work)
             if said.exit != 0:
                 raise RuntimeError(f"the world could not be made: {line} ended with {said.exit}: {said.text}")
 
@@ -185,7 +186,8 @@ class Trial:
     def run(self, line: str) -> Said:
         """Run one more command in this place; it is not one of the case's own."""
         line = self.place.fill(line)
-        return run_line(line, self.place.work, as_process=self.case.key in AS_PROCESS and line.startswith("tru"))
+        with workers_here():
+            return run_line(line, self.place.work, as_process=self.case.key in AS_PROCESS and line.startswith("tru"))
 
     @property
     def text(self) -> str:
