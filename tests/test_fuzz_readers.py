@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.cases.commands import run_line
 from tests.cases.judge import CODES, MAX_MESSAGE_LETTERS
-from tests.near_valid import job_files, public_key_files, receipt_files, request_files
+from tests.near_valid import request_files
+from tests.near_valid_jobs import job_files
+from tests.near_valid_receipts import public_key_files, receipt_files
 from tests.receipt_samples import IDENTITY, SIGNING
 from tru_core.errors import ConfigError, TruError
 from tru_core.receipt import verify_receipt
@@ -39,6 +41,8 @@ SECONDS_EACH = float(os.environ.get("TRU_FUZZ_SECONDS", "12")) / NUM_READERS
 SECONDS_AT_MOST = 10  # for one file; tens of milliseconds are usual
 BYTES_AT_MOST = 2**30  # that a reader's files may add to the process
 EXAMPLES_A_ROUND = 40
+# A failing file is made smaller where there is time: that may take minutes.
+PHASES = (Phase.generate, Phase.shrink) if "TRU_FUZZ_SECONDS" in os.environ else (Phase.generate,)
 NO_HEALTH_CHECKS = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 PEM = Ed25519PublicKey.from_public_bytes(SIGNING.public_key.raw).public_bytes(
     serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -116,7 +120,13 @@ def fuzz(files: st.SearchStrategy[Any], read: Callable[[Any], None]) -> None:
     while time.monotonic() < ends:
 
         @seed(number)
-        @settings(max_examples=EXAMPLES_A_ROUND, deadline=None, database=None, suppress_health_check=NO_HEALTH_CHECKS)
+        @settings(
+            max_examples=EXAMPLES_A_ROUND,
+            phases=PHASES,
+            deadline=None,
+            database=None,
+            suppress_health_check=NO_HEALTH_CHECKS,
+        )
         @given(files)
         def one_round(file: Any) -> None:
             read(file)
