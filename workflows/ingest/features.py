@@ -120,7 +120,7 @@ def scan_features(plan: FeaturePlan, items: ray.ObjectRef) -> dict[str, FeatureS
         for line in table.to_pylist()
     ]
     lines.sort(key=lambda line: line["piece"])
-    tables = [source.table for source in plan.sources if source.table is not None]
+    tables = [table for source in plan.sources if source.table is not None for table in (source.table, *source.more)]
     problems = [problem for line in lines for problem in problems_from_json(json.loads(line["problems"]))]
     raise_by_line(plan.source.filesystem()[0], tables, problems)
     scans = {}
