@@ -14,11 +14,13 @@ _ALERTS = {"overdue": "OVERDUE", "used_80_percent": "80 % used", "used_50_percen
 
 
 def print_submission(figures: Figures) -> None:
-    """Print what became of a submission, and why files were refused."""
-    print_figures({name: value for name, value in figures.items() if name not in ("failed", "exit_code")})
+    """Print what became of a submission, and why files were refused or not read."""
+    print_figures({name: value for name, value in figures.items() if name not in ("failed", "unread", "exit_code")})
     console = Console()
     for file in figures["failed"]:
         console.print(f"refused {file['file']}: {file['error']}", highlight=False, markup=False, soft_wrap=True)
+    for file in figures["unread"]:
+        console.print(f"not read {file['file']}: {file['reason']}", highlight=False, markup=False, soft_wrap=True)
     if figures["exit_code"] == 9:
         console.print("Nothing new can be carried out: its requesters are not verified, or a hold covers it.")
 

@@ -12,10 +12,11 @@ from tru_core.keys import IdentityKey
 from workflows.data.tombstones import add_consents, tombstones_of
 from workflows.keys import load_identity_key
 from workflows.ledger import Ledger, LedgerRequest, State, open_ledger, verify_ledger
+from workflows.ledger.drop_folder import find_request_files
 from workflows.ledger.job import LedgerJob
 from workflows.ledger.queries import alert_of
 from workflows.ledger.receipt_log import read_receipt
-from workflows.ledger.request_files import find_request_files, open_request_file
+from workflows.ledger.request_files import open_request_file
 from workflows.ledger.states import DONE_STATES, NEXT_STEP, OPEN_STATES
 from workflows.output_files import check_outputs, write_whole
 from workflows.storage import ObjectStore, open_store
@@ -67,17 +68,18 @@ def hand_out_receipt(job: LedgerJob, request_id: str, path: Path) -> Figures:
 def submit(job: LedgerJob, path: Path) -> Figures:
     """Take the requests of a file, or of every file of a drop folder that was not taken before.
 
-    A file that is refused holds back no other; ``failed`` says which and why. ``exit_code`` is that of the first of
-    them, else 9 if nothing new can be carried out: its requesters are not verified, or holds cover it.
+    A file that is refused holds back no other: ``failed`` says which and why. ``unread`` names every file that was
+    not looked into, and why. ``exit_code`` is that of the first of both that is a fault, else 9 if nothing new can be
+    carried out: its requesters are not verified, or holds cover it.
     """
     desk = Desk(job)
     states: Counter[State] = Counter()
     figures: Figures = {"files_taken": 0, "files_taken_before": 0, "known": 0, "times_assumed": 0, "look_alikes": 0}
     failed: list[Figures] = []
-    paths = find_request_files(path)
-    for place in paths:
+    found, unread = find_request_files(path)
+    for place in found:
         try:
-            file = open_request_file(place)
+            file = place.open()
             digest = desk.key.digest("interaction", "a file of requests", file.sha256)
             if path.is_dir() and desk.ledger.has_taken(digest):
                 figures["files_taken_before"] += 1
@@ -95,9 +97,11 @@ def submit(job: LedgerJob, path: Path) -> Figures:
         figures["look_alikes"] += report.num_look_alikes
     waiting = states["received"] + states["held"]
     is_stuck = waiting > 0 and waiting == sum(states.values()) and not figures["known"]
-    exit_code = failed[0]["exit_code"] if failed else POLICY_EXIT_CODE if is_stuck else 0
+    left_out = [{"file": entry.file, "reason": entry.reason, "exit_code": entry.exit_code} for entry in unread]
+    faults = [entry["exit_code"] for entry in (*failed, *left_out) if entry["exit_code"]]
+    exit_code = faults[0] if faults else POLICY_EXIT_CODE if is_stuck else 0
     new = {"new": sum(states.values()), "by_state": dict(sorted(states.items()))}
-    return new | figures | {"failed": failed, "exit_code": exit_code}
+    return new | figures | {"failed": failed, "unread": left_out, "exit_code": exit_code}
 
 
 def reconsent(job: LedgerJob, path: Path) -> Figures:
