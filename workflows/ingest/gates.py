@@ -1,35 +1,23 @@
-"""Look at a raw file's header before any library opens it: is it whole, and could it run code?
+"""Look at a raw file's header before any library opens it: is it whole, and could it run code?"""
 
-Parquet files may name Arrow extension types, and a process that has imported ray.data could unpickle
-what lies in such a column. So the footer is searched as bytes, before pyarrow builds a schema from it.
-"""
-
-import base64
-import binascii
 import io
 import os
-import re
-import struct
 from dataclasses import dataclass
 from tokenize import TokenError
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from tru_core.errors import AccessError, DataError, IntegrityError, MissingObjectError
+from workflows.data.parquet_footer import open_parquet
 from workflows.ingest.problems import NOTHING_WRITTEN
 
 FORBIDDEN_SWITCHES = ("RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA", "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR")
-MAX_FOOTER_BYTES = 64 * 2**20
-MAX_ROW_GROUP_BYTES = 8 * 2**30  # uncompressed: what one task may have to hold
 MAX_NPY_HEADER_BYTES = 10_000
 MAX_FEATURE_COLUMNS = 1_000_000
 TEXT_HEAD_BYTES = 2**20
 _PARQUET_MAGIC = b"PAR1"
-_ARROW_SCHEMA = re.compile(rb"ARROW:schema")
-_EXTENSION_MARK = b"ARROW:extension:"
 
 
 @dataclass(frozen=True)
@@ -78,75 +66,10 @@ def check_parquet(filesystem: pafs.FileSystem, path: str, *, key: str) -> Parque
         IntegrityError: The file uses an extension type.
     """
     with open_raw(filesystem, path, key=key) as file:
-        footer = _read_footer(file, key)
-        _refuse_extension_types(footer, key)
-        try:
-            parquet = pq.ParquetFile(file)
-            schema = parquet.schema_arrow
-            groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{key}: the parquet footer is damaged. {NOTHING_WRITTEN} Write it again.") from error
-        largest = max((group.total_byte_size for group in groups), default=0)
-        if largest > MAX_ROW_GROUP_BYTES:
-            raise DataError(
-                f"{key}: a row group unpacks to {largest} bytes, at most {MAX_ROW_GROUP_BYTES} are read at once. "
-                f"{NOTHING_WRITTEN} Write the file with smaller row groups."
-            )
-        repeated = {name for name in schema.names if schema.names.count(name) > 1}
-        if repeated:
-            raise DataError(f"{key}: column {sorted(repeated)[0]} stands there twice. {NOTHING_WRITTEN}")
-        columns = {field.name: field.type for field in schema}
+        parquet = open_parquet(file, name=key, unchanged=NOTHING_WRITTEN)
+        groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
+        columns = {field.name: field.type for field in parquet.schema_arrow}
         return ParquetFacts(columns=columns, row_group_rows=tuple(group.num_rows for group in groups))
-
-
-def _read_footer(file: pa.NativeFile, key: str) -> bytes:
-    size_bytes = file.size()
-    head = file.read_at(4, 0) if size_bytes >= 4 else b""
-    tail = file.read_at(8, size_bytes - 8) if size_bytes >= 12 else b""
-    if head != _PARQUET_MAGIC or tail[4:] != _PARQUET_MAGIC:
-        found = "no bytes at all" if size_bytes == 0 else f"{head!r} and {tail[4:]!r}"
-        raise DataError(
-            f"{key}: {size_bytes} bytes, expected the parquet magic b'PAR1' at its start and end, found {found}. It "
-            f"is empty, truncated or of another kind. {NOTHING_WRITTEN} Copy it again, or name it by its kind (.csv)."
-        )
-    footer_bytes = struct.unpack("<I", tail[:4])[0]
-    if footer_bytes > min(MAX_FOOTER_BYTES, size_bytes - 12):
-        raise DataError(
-            f"{key}: the footer claims {footer_bytes} bytes, expected at most "
-            f"{min(MAX_FOOTER_BYTES, size_bytes - 12)}. {NOTHING_WRITTEN} Write the file again."
-        )
-    return file.read_at(footer_bytes, size_bytes - 8 - footer_bytes)
-
-
-def _refuse_extension_types(footer: bytes, key: str) -> None:
-    is_suspect = _EXTENSION_MARK in footer
-    for match in _ARROW_SCHEMA.finditer(footer):
-        is_suspect = is_suspect or _holds_extension(footer, match.end())
-    if is_suspect:
-        raise IntegrityError(
-            f"{key}: a column has an Arrow extension type (or its schema cannot be checked for one). Such a type can "
-            f"run code when it is read, so the file was not opened. {NOTHING_WRITTEN} Write the columns with plain "
-            f"types: integers, strings, floats and lists of floats."
-        )
-
-
-def _holds_extension(footer: bytes, position: int) -> bool:
-    """Whether the Arrow schema behind its key names an extension type, or cannot be read: then it is refused too."""
-    length, shift = 0, 0
-    position += 1  # the header byte of the Thrift field
-    while position < len(footer) and shift < 35:
-        byte = footer[position]
-        position += 1
-        length |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            break
-    text = footer[position : position + length]
-    try:
-        schema = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return True
-    return len(text) != length or length == 0 or _EXTENSION_MARK in schema
 
 
 def check_npy(filesystem: pafs.FileSystem, path: str, *, key: str) -> NpyFacts:
