@@ -12,7 +12,7 @@ from tru_core.errors import ConfigError
 from workflows.data.ids import WHITESPACE
 from workflows.data.request_columns import COLUMNS, ID_COLUMNS, UNCHANGED
 from workflows.data.request_tables import MAX_LINE_LETTERS, decode_text, too_many
-from workflows.data.requests import MAX_REQUESTS, DeletionRequest, Problem, collect_requests
+from workflows.data.requests import MAX_PROBLEMS, MAX_REQUESTS, DeletionRequest, Problem, collect_requests
 
 _MAX_FIELDS = 10 * MAX_REQUESTS
 
@@ -66,6 +66,8 @@ def _parse_lines(text: str, name: str) -> list[DeletionRequest]:
     entries: list[tuple[int, Any]] = []
     problems: list[Problem] = []
     for number, line in enumerate(io.StringIO(text, newline=""), start=1):
+        if len(problems) >= MAX_PROBLEMS:
+            break
         if not line.strip():
             continue
         if len(line) > MAX_LINE_LETTERS:
@@ -108,6 +110,8 @@ def _collect(
     numbers: list[int] = []
     columns: dict[str, list[str | None]] = {column: [] for column in COLUMNS}
     for number, entry in entries:
+        if len(problems) >= MAX_PROBLEMS:
+            break
         own = _faults_of(entry)
         problems += [(number, f"{unit} {number}{text}") for text in own]
         if not own:

@@ -12,7 +12,7 @@ from itertools import chain
 from tru_core.errors import ConfigError, DataError
 from workflows.data.ids import WHITESPACE
 from workflows.data.request_columns import UNCHANGED, check_columns, is_like_column
-from workflows.data.requests import MAX_REQUESTS, DeletionRequest, Problem, collect_requests
+from workflows.data.requests import MAX_PROBLEMS, MAX_REQUESTS, DeletionRequest, Problem, collect_requests
 
 MAX_LINES = 4 * MAX_REQUESTS  # blank ones with them
 MAX_LINE_LETTERS = 2**20
@@ -53,6 +53,8 @@ def parse_requests(body: bytes, *, name: str, delimiter: str = ",") -> list[Dele
                 columns = check_columns(cells, f"{name} line {line}")
             elif not any(cells):
                 pass
+            elif len(problems) >= MAX_PROBLEMS:
+                break
             elif len(cells) != len(columns):
                 problems.append((line, f"line {line} has {len(cells)} fields, the header {len(columns)}"))
             else:

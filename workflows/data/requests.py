@@ -1,7 +1,7 @@
 """Deletion requests: what one is, and what makes rows of a file into requests; ids are never quoted in a message.
 
 Ids are read by :mod:`workflows.data.ids`, as imports read them. How files become rows:
-:mod:`workflows.data.request_tables` (CSV), :mod:`workflows.data.request_json`, :mod:`workflows.ledger.request_parquet`.
+:mod:`workflows.data.request_tables` (CSV), :mod:`workflows.data.request_json`, :mod:`workflows.data.request_parquet`.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ Problem = tuple[int, str]  # the line, row or request that has it, and what is w
 
 MAX_REQUESTS = 1_000_000  # in one file
 MAX_REQUEST_ID_LETTERS = 200
+MAX_PROBLEMS = 10_000  # nobody reads more, and to find them all takes long
 _SHOWN_PROBLEMS = 5
 _MIN_DIGITS, _MIN_LETTERS = 5, 4  # of an id that does not stand in other text by chance
 _REGULATION = re.compile(r"[A-Za-z0-9._-]{1,40}")
@@ -159,7 +160,9 @@ def collect_requests(
 
 def _first(problems: Sequence[Problem]) -> str:
     shown = "; ".join(text for _, text in sorted(problems, key=lambda problem: problem[0])[:_SHOWN_PROBLEMS])
-    return shown if len(problems) <= _SHOWN_PROBLEMS else f"{shown}; ... ({len(problems)} in all)"
+    if len(problems) <= _SHOWN_PROBLEMS:
+        return shown
+    return f"{shown}; ... ({len(problems)}{' or more' if len(problems) >= MAX_PROBLEMS else ''} in all)"
 
 
 def _parse_rows(
@@ -195,6 +198,8 @@ def _parse_rows(
             "" if not regulation or _REGULATION.fullmatch(regulation) else "expected a short name such as gdpr",
             "" if (verified or "").lower() in _TRUTH else "expected true or false",
         )  # in the order of COLUMNS
+        if len(problems) >= MAX_PROBLEMS:
+            return
         if kind is None or any(faults):
             found = zip(COLUMNS, faults, strict=True)
             problems += [(number, f"{unit} {number}, column {column}: {text}") for column, text in found if text]

@@ -13,6 +13,7 @@ import pyarrow as pa
 from tru_core.errors import ConfigError, DataError
 from workflows.data.request_columns import UNCHANGED
 from workflows.data.request_json import parse_json, parse_json_lines
+from workflows.data.request_parquet import parse_parquet
 from workflows.data.request_tables import has_header, parse_requests
 from workflows.data.requests import DeletionRequest
 
@@ -174,8 +175,6 @@ def _parse_json_lines(body: bytes, name: str) -> list[DeletionRequest]:
 
 
 def _parse_parquet(body: bytes, name: str) -> list[DeletionRequest]:
-    from workflows.ledger.request_parquet import parse_parquet  # pyarrow.parquet, which the other kinds do not need
-
     return parse_parquet(body, name=name)
 
 
