@@ -394,6 +394,28 @@ def test_a_small_parquet_file_with_a_large_table_is_refused_by_its_size(
     assert "damaged" not in found
 
 
+@pytest.mark.parametrize(
+    ("honest", "forged", "expected"),
+    [
+        (b"\x19\x18\x07user_id\x15\x02", b"\x19\x18\x07user_id\x15\x5e", "a page is damaged"),  # no such codec
+        (b"\x18\x04kind", b"\x18\x04ki\xffd", "the parquet footer is damaged"),
+    ],
+)
+def test_a_forged_parquet_footer_is_refused_and_does_not_end_the_process(
+    tmp_path: Path, honest: bytes, forged: bytes, expected: str
+) -> None:
+    row = {"request_id": ["r1"], "kind": ["user"], "user_id": [SECRET], "item_id": [""]}
+    pq.write_table(pa.table(row), tmp_path / "r.parquet", store_schema=False)
+    body = (tmp_path / "r.parquet").read_bytes()
+    assert honest in body
+    write(tmp_path, "r.parquet", body.replace(honest, forged))
+    code = "import sys, tests.test_request_files as t; print(t.refusal(t.Path(sys.argv[1])))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "r.parquet")], capture_output=True, text=True, check=True
+    )
+    assert expected in done.stdout
+
+
 def test_json_objects_on_lines_are_read_whatever_the_name_says(tmp_path: Path) -> None:
     lines = "".join(json.dumps({"request_id": f"r{n}", "kind": "user", "user_id": n}) + "\n" for n in range(3))
     expected = [("0", ""), ("1", ""), ("2", "")]
@@ -411,6 +433,14 @@ def test_a_file_is_read_packed_or_by_its_content(tmp_path: Path, name: str) -> N
     packed = {".gz": gzip.compress(body), ".zst": pa.compress(body, codec="zstd", asbytes=True)}
     write(tmp_path, name, packed.get(Path(name).suffix.lower(), body))
     assert ids(tmp_path / name) == [("5", "")]
+
+
+@pytest.mark.parametrize("name", ["r.csv", "unicode.txt", "r.dat"])
+def test_what_a_spreadsheet_calls_unicode_text_is_refused_with_advice_whatever_its_name(
+    tmp_path: Path, name: str
+) -> None:
+    body = (COLUMNS.replace(",", "\t") + f"r1\tuser\t{SECRET}\t\r\n").encode("utf-16")
+    assert "found UTF-16, which spreadsheets call Unicode text" in refusal(write(tmp_path, name, body))
 
 
 def test_packed_parquet_and_parquet_of_another_name_are_read(tmp_path: Path) -> None:

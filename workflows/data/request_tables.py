@@ -18,7 +18,7 @@ MAX_LINES = 4 * MAX_REQUESTS  # blank ones with them
 MAX_LINE_LETTERS = 2**20
 _DELIMITERS = ",;\t|"
 _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?', re.IGNORECASE)  # a spreadsheet's first line
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def parse_requests(body: bytes, *, name: str, delimiter: str = ",") -> list[DeletionRequest]:
@@ -61,9 +61,11 @@ def parse_requests(body: bytes, *, name: str, delimiter: str = ",") -> list[Dele
                 numbers.append(line)
                 rows.append(cells)
             line = number + reader.line_num
-    except csv.Error as error:  # its text never quotes the file
+    except csv.Error as error:  # no cause, since its text has the delimiter, which may be a tab
+        is_long = "field larger" in str(error)
+        fault = f"a cell is longer than {csv.field_size_limit()} letters" if is_long else "a quote has no counterpart"
         raise ConfigError(
-            f"{name} line {line}: not CSV ({error}). {UNCHANGED} Mend the line: quotes stand in pairs and around a "
+            f"{name} line {line}: not CSV ({fault}). {UNCHANGED} Mend the line: quotes stand in pairs and around a "
             "whole cell."
         ) from None
     if len(rows) > MAX_REQUESTS:
@@ -108,7 +110,7 @@ def decode_text(body: bytes, name: str) -> str:
     Raises:
         ConfigError: They are no UTF-8, or hold NUL bytes, which no text has, or too many lines.
     """
-    if body.startswith(_UTF16_MARKS):
+    if body.startswith(UTF16_MARKS):
         raise ConfigError(
             f"{name}: expected UTF-8, found UTF-16, which spreadsheets call Unicode text. {UNCHANGED} Save it as "
             "CSV UTF-8."

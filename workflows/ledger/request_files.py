@@ -14,7 +14,7 @@ from tru_core.errors import ConfigError, DataError
 from workflows.data.request_columns import UNCHANGED
 from workflows.data.request_json import parse_json, parse_json_lines
 from workflows.data.request_parquet import parse_parquet
-from workflows.data.request_tables import has_header, parse_requests
+from workflows.data.request_tables import UTF16_MARKS, has_header, parse_requests
 from workflows.data.requests import DeletionRequest
 
 MAX_FILE_BYTES = 64 * 2**20  # unpacked
@@ -110,7 +110,8 @@ def kind_of_content(head: bytes) -> str:
     """The kind that the first bytes of a file show, "" if they show no kind of requests. Blank text is CSV."""
     if _magic_of(head):
         return ".parquet" if _magic_of(head) == ".parquet" else ""
-    text = head.decode("utf-8-sig", errors="replace")
+    encoding = "utf-16" if head.startswith(UTF16_MARKS) else "utf-8-sig"  # the parser says what to do about UTF-16
+    text = head.decode(encoding, errors="replace")
     start = text.lstrip()[:2000]
     if not start or has_header(text[:_CHUNK_BYTES]):
         return ".csv"
