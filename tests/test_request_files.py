@@ -397,7 +397,7 @@ def test_a_small_parquet_file_with_a_large_table_is_refused_by_its_size(
 @pytest.mark.parametrize(
     ("honest", "forged", "expected"),
     [
-        (b"\x19\x18\x07user_id\x15\x02", b"\x19\x18\x07user_id\x15\x5e", "a page is damaged"),  # no such codec
+        (b"\x19\x18\x07user_id\x15\x02", b"\x19\x18\x07user_id\x15\x5e", "the parquet footer is damaged"),  # no such codec
         (b"\x18\x04kind", b"\x18\x04ki\xffd", "the parquet footer is damaged"),
     ],
 )

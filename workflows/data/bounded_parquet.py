@@ -37,7 +37,7 @@ class _Chunk:
     start: int
     body: memoryview
     pages: list[Page]
-    facts: pq.ColumnChunkMetaData
+    codec: str
     is_kept_as_dictionary: bool  # by the reader, because the writer had it so
 
     @property
@@ -47,10 +47,6 @@ class _Chunk:
     @property
     def data_pages(self) -> list[Page]:
         return [page for page in self.pages if not page.is_dictionary]
-
-    @property
-    def is_text_by_number(self) -> bool:
-        return self.leaf.physical_type == "BYTE_ARRAY" and bool(self.dictionaries)
 
 
 def read_bounded(
@@ -110,7 +106,7 @@ def _read_group(
     seen = 0
     try:
         chunks = _open_chunks(file, parquet, group, columns=columns, where=where, unchanged=unchanged)
-        _refuse_large_pages(chunks, where=where, unchanged=unchanged)
+        batch_rows = _plan_batches(chunks, where=where, unchanged=unchanged)
         reader = pq.ParquetFile(
             pa.PythonFile(_HeldChunks(file, chunks), mode="r"),
             metadata=parquet.metadata,
@@ -119,10 +115,6 @@ def _read_group(
             page_checksum_verification=True,
             arrow_extensions_enabled=False,
         )
-        for chunk in chunks:
-            if chunk.is_text_by_number:  # to be asked for a codec that there is not would end the process: try it first
-                next(reader.iter_batches(1, row_groups=[group], columns=[chunk.leaf.path], use_threads=False))
-        batch_rows = _plan_batches(chunks, where=where, unchanged=unchanged)
         for batch in reader.iter_batches(batch_rows, row_groups=[group], columns=list(columns), use_threads=False):
             batch.validate(full=True)
             seen += batch.num_rows
@@ -145,7 +137,9 @@ def _open_chunks(
         column = next((name for name in columns if leaf.path == name or leaf.path.startswith(f"{name}.")), None)
         if column is None:
             continue
-        own, chunk = f"{where}, column {column}", facts.column(number)
+        own = f"{where}, column {column}"
+        _check_facts(file, parquet, group, leaf.path, where=own, advice=advice)
+        chunk = facts.column(number)
         is_flat = leaf.max_repetition_level == 0
         if leaf.physical_type == "BYTE_ARRAY" and leaf.path != column:
             raise DataError(f"{own}: expected text, or lists of numbers, found text inside lists. {unchanged}")
@@ -162,8 +156,27 @@ def _open_chunks(
         pages = read_pages(body, num_values=chunk.num_values, where=own, advice=advice)
         _check_pages(pages, chunk.num_values, width=_width(leaf), where=own, advice=advice)
         is_kept = pa.types.is_dictionary(parquet.schema_arrow.field(column).type)
-        chunks.append(_Chunk(leaf, start, body, pages, chunk, is_kept))
+        chunks.append(_Chunk(leaf, start, body, pages, chunk.compression, is_kept))
     return chunks
+
+
+def _check_facts(
+    file: pa.NativeFile, parquet: pq.ParquetFile, group: int, path: str, *, where: str, advice: str
+) -> None:
+    """Refuse what the footer says of a column if the library cannot take it.
+
+    Asking for it would end the process, as the library catches such errors only on its way to the column's bytes. So it
+    is sent that way first, with a file that gives no bytes.
+    """
+    probe = _NoBytes(file)
+    try:
+        reader = pq.ParquetFile(
+            pa.PythonFile(probe, mode="r"), metadata=parquet.metadata, pre_buffer=False, buffer_size=2**12
+        )
+        next(reader.iter_batches(1, row_groups=[group], columns=[path], use_threads=False), None)
+    except (pa.ArrowException, OSError):
+        if not probe.is_asked:
+            raise DataError(f"{where}: the parquet footer is damaged. {advice}") from None
 
 
 def _check_pages(pages: list[Page], num_values: int, *, width: int, where: str, advice: str) -> None:
@@ -186,7 +199,12 @@ def _width(leaf: pq.ColumnSchema) -> int:
     return _WIDTHS.get(leaf.physical_type) or max(1, leaf.length)
 
 
-def _refuse_large_pages(chunks: list[_Chunk], *, where: str, unchanged: str) -> None:
+def _plan_batches(chunks: list[_Chunk], *, where: str, unchanged: str) -> int:
+    """How many rows a batch may have, so that what is open at once stays small.
+
+    Raises:
+        DataError: It cannot: a page, a cell or the lists of a row group are too large.
+    """
     stored = sum(len(chunk.body) for chunk in chunks)
     open_bytes = sum(_open_bytes(chunk) for chunk in chunks)
     if open_bytes > min(MAX_OPEN_BYTES, max(SMALL_BYTES, 4 * stored)):
@@ -194,14 +212,6 @@ def _refuse_large_pages(chunks: list[_Chunk], *, where: str, unchanged: str) -> 
             f"{where}: pages of {open_bytes >> 20} MiB lie in {stored} bytes. Pages that unpack to so much are not "
             f"read. {unchanged} Write the file with smaller pages or row groups."
         )
-
-
-def _plan_batches(chunks: list[_Chunk], *, where: str, unchanged: str) -> int:
-    """How many rows a batch may have, so that what is open at once stays small.
-
-    Raises:
-        DataError: It cannot: a cell or the lists of a row group are too large.
-    """
     batch_rows = MAX_BATCH_ROWS
     for chunk in chunks:
         if chunk.leaf.max_repetition_level:
@@ -229,9 +239,8 @@ def _open_bytes(chunk: _Chunk) -> int:
 def _longest_entry(chunk: _Chunk, page: Page) -> int:
     """The size of the longest text in a dictionary. Each entry is four bytes that say how many bytes follow."""
     body = chunk.body[page.start : page.start + page.stored_bytes]
-    compression = chunk.facts.compression
-    if compression != "UNCOMPRESSED":
-        codec = pa.Codec("lz4_raw" if compression == "LZ4" else compression.lower())
+    if chunk.codec != "UNCOMPRESSED":
+        codec = pa.Codec("lz4_raw" if chunk.codec == "LZ4" else chunk.codec.lower())
         body = memoryview(codec.decompress(pa.py_buffer(body), page.num_bytes))
     position = longest = 0
     for _ in range(page.num_values):
@@ -316,3 +325,15 @@ class _HeldChunks(io.RawIOBase):
             if chunk.start <= start and end <= chunk.start + len(chunk.body):
                 return chunk.body[start - chunk.start : end - chunk.start]
         return self._file.read_at(max(0, end - start), start)
+
+
+class _NoBytes(_HeldChunks):
+    """A file that gives no bytes, and notes that somebody asked for them."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        super().__init__(file, [])
+        self.is_asked = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.is_asked = True
+        raise OSError("no bytes are given")
