@@ -41,7 +41,7 @@ from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import TransientError, TruError
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.config.job import JobConfig
-from workflows.data.requests import parse_requests
+from workflows.data.request_tables import parse_requests
 from workflows.deletions.runner import run_deletions
 from workflows.ledger.receipt_log import read_issued
 from workflows.models.publish import read_versions

@@ -29,7 +29,7 @@ from tru_core.backbones import BACKBONES
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows import cli
 from workflows.config.job import BackboneConfig, JobConfig
-from workflows.data.requests import parse_requests
+from workflows.data.request_tables import parse_requests
 from workflows.data.snapshot import (
     TRAIN,
     current_snapshot,

@@ -24,7 +24,7 @@ from tru_core.errors import AuditError, ConfigError, ConflictError, PolicyError
 from tru_core.receipt import verify_receipt
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.config.job import JobConfig
-from workflows.data.requests import parse_requests
+from workflows.data.request_tables import parse_requests
 from workflows.data.snapshot import current_snapshot
 from workflows.deletions import plan as deletion_plan
 from workflows.deletions.runner import run_deletions

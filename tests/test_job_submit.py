@@ -22,7 +22,7 @@ import yaml
 from tests.conftest import free_ports
 from tests.tiny_model import make_job, publish_original
 from workflows.cli import main
-from workflows.data.requests import parse_requests
+from workflows.data.request_tables import parse_requests
 from workflows.keys import load_identity_key, make_keys
 from workflows.ledger import open_ledger
 from workflows.models.publish import read_versions

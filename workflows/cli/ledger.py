@@ -50,9 +50,10 @@ def add_commands(group: Any) -> None:
 
     text = "Take deletion requests into the ledger. The same file again changes nothing."
     submitting = command("submit", text, _submit, print_submission)
-    submitting.add_argument(
-        "requests", help="CSV, JSON or parquet, or a folder of these: files taken are not taken twice"
+    what = (
+        "CSV, TSV, JSON, JSON lines or Parquet, also .gz or .zst, or a folder of these: files taken are not taken twice"
     )
+    submitting.add_argument("requests", help=what)
 
     submitting.add_argument(
         "--as-written",

@@ -14,8 +14,8 @@ _ALERTS = {"overdue": "OVERDUE", "used_80_percent": "80 % used", "used_50_percen
 
 
 def print_submission(figures: Figures) -> None:
-    """Print what became of a submission, and why files were refused."""
-    lists = ("failed", "exit_code", "unknown", "renamed", "held_because")
+    """Print what became of a submission, what the data set does not know, and why files were refused or not read."""
+    lists = ("failed", "unread", "exit_code", "unknown", "renamed", "held_because")
     print_figures({name: value for name, value in figures.items() if name not in lists})
     console = make_console()
     for place in figures["unknown"]:
@@ -27,6 +27,8 @@ def print_submission(figures: Figures) -> None:
         console.print(f"held: {reason}.", soft_wrap=True)
     for file in figures["failed"]:
         console.print(f"refused {file['file']}: {file['error']}", soft_wrap=True)
+    for file in figures["unread"]:
+        console.print(f"not read {file['file']}: {file['reason']}", soft_wrap=True)
     if figures["exit_code"] == 9:
         console.print("Nothing new can be carried out: its requesters are not verified, or a hold covers it.")
 

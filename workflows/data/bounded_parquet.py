@@ -137,7 +137,9 @@ def _open_chunks(
         column = next((name for name in columns if leaf.path == name or leaf.path.startswith(f"{name}.")), None)
         if column is None:
             continue
-        own, chunk = f"{where}, column {column}", facts.column(number)
+        own = f"{where}, column {column}"
+        _check_facts(file, parquet, group, leaf.path, where=own, advice=advice)
+        chunk = facts.column(number)
         is_flat = leaf.max_repetition_level == 0
         if leaf.physical_type == "BYTE_ARRAY" and leaf.path != column:
             raise DataError(f"{own}: expected text, or lists of numbers, found text inside lists. {unchanged}")
@@ -156,6 +158,25 @@ def _open_chunks(
         is_kept = pa.types.is_dictionary(parquet.schema_arrow.field(column).type)
         chunks.append(_Chunk(leaf, start, body, pages, chunk.compression, is_kept))
     return chunks
+
+
+def _check_facts(
+    file: pa.NativeFile, parquet: pq.ParquetFile, group: int, path: str, *, where: str, advice: str
+) -> None:
+    """Refuse what the footer says of a column if the library cannot take it.
+
+    Asking for it would end the process, as the library catches such errors only on its way to the column's bytes. So it
+    is sent that way first, with a file that gives no bytes.
+    """
+    probe = _NoBytes(file)
+    try:
+        reader = pq.ParquetFile(
+            pa.PythonFile(probe, mode="r"), metadata=parquet.metadata, pre_buffer=False, buffer_size=2**12
+        )
+        next(reader.iter_batches(1, row_groups=[group], columns=[path], use_threads=False), None)
+    except (pa.ArrowException, OSError):
+        if not probe.is_asked:
+            raise DataError(f"{where}: the parquet footer is damaged. {advice}") from None
 
 
 def _check_pages(pages: list[Page], num_values: int, *, width: int, where: str, advice: str) -> None:
@@ -304,3 +325,15 @@ class _HeldChunks(io.RawIOBase):
             if chunk.start <= start and end <= chunk.start + len(chunk.body):
                 return chunk.body[start - chunk.start : end - chunk.start]
         return self._file.read_at(max(0, end - start), start)
+
+
+class _NoBytes(_HeldChunks):
+    """A file that gives no bytes, and notes that somebody asked for them."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        super().__init__(file, [])
+        self.is_asked = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.is_asked = True
+        raise OSError("no bytes are given")

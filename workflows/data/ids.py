@@ -43,6 +43,8 @@ NULL_WORDS = (
     *("#N/A", "#REF!", "#VALUE!", "#NAME?", "#NULL!", "#NUM!", "#DIV/0!"),
 )
 DOUBTFUL = r"^[0-9]+[eE][0-9]+$|^[+]?[0-9]+,0*$|^[+]?[0-9]{1,3}(,[0-9]{3})+$"
+NO_ID = "no id"  # what an IdFault found where nothing stands, or one of the words above
+ROUNDED = "numbers in scientific notation, which have lost digits; format the column as whole numbers"
 MAX_ID_LETTERS = 1000
 MAX_EXACT_FLOAT = 2**53
 
@@ -136,12 +138,11 @@ def _read_texts(texts: pa.Array, *, is_exact: bool) -> IdReading:
     ids = _replaced(ids, is_whole, r"[.]0*$", "")
     is_lost = np.zeros(len(ids), dtype=bool) if is_exact else _mask(is_whole) & _is_beyond_floats(ids)
     is_null = _mask(ids.is_null()) | _mask(pc.equal(ids, "")) | _mask(pc.is_in(ids, pa.array(NULL_WORDS)))
-    rounded = "numbers in scientific notation, which have lost digits; format the column as whole numbers"
     faults = [
         _no_id(is_null),
         IdFault(is_fraction, "exact integers or text", "fractions"),
         IdFault(is_lost, "whole numbers without '.0'", "floats of 2**53 or more, which have lost digits"),
-        IdFault(_mask(pc.match_substring_regex(ids, _ROUNDED)), "all digits of the ids", rounded),
+        IdFault(_mask(pc.match_substring_regex(ids, _ROUNDED)), "all digits of the ids", ROUNDED),
         _negative(_mask(pc.match_substring_regex(ids, r"^-[0-9]+$"))),
         IdFault(_has_unseen(ids), "letters that can be seen and typed", "control characters or undecodable bytes"),
         IdFault(
@@ -179,7 +180,7 @@ def _has_unseen(ids: pa.Array) -> Mask:
 
 
 def _no_id(is_bad: Mask) -> IdFault:
-    return IdFault(is_bad, "an id in every row", "no id")
+    return IdFault(is_bad, "an id in every row", NO_ID)
 
 
 def _negative(is_bad: Mask) -> IdFault:

@@ -38,7 +38,7 @@ def open_parquet(file: pa.NativeFile, *, name: str, unchanged: str) -> pq.Parque
         parquet = pq.ParquetFile(file, pre_buffer=False, arrow_extensions_enabled=False)
         names = parquet.schema_arrow.names
         sizes = [_sizes(parquet.metadata, group) for group in range(parquet.metadata.num_row_groups)]
-    except (pa.ArrowException, OSError, OverflowError) as error:
+    except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
         raise reading_error(error, name, what="the parquet footer is damaged", unchanged=unchanged) from None
     if any(size < 0 for pair in sizes for size in pair) or sum(rows for rows, _ in sizes) != parquet.metadata.num_rows:
         raise DataError(f"{name}: the parquet footer contradicts itself about its rows. {unchanged} Write it again.")

@@ -1,30 +1,34 @@
-"""Deletion requests from a CSV file: checked line by line, and never quoted in a message.
+"""Deletion requests: what one is, and what makes rows of a file into requests; ids are never quoted in a message.
 
-Ids are compared byte for byte with those of the data set, after surrounding spaces are gone.
+Ids are read by :mod:`workflows.data.ids`, as imports read them. How files become rows:
+:mod:`workflows.data.request_tables` (CSV), :mod:`workflows.data.request_json`, :mod:`workflows.data.request_parquet`.
 """
 
-import csv
-import difflib
 import hashlib
-import io
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
-from tru_core.errors import ConfigError, ConflictError, DataError
+import numpy as np
+import pyarrow as pa
+
+from tru_core.errors import ConfigError, ConflictError
+from workflows.data.ids import NO_ID, ROUNDED, read_ids
+from workflows.data.request_columns import COLUMNS, ID_COLUMNS, OPTIONAL_COLUMNS, UNCHANGED
 from workflows.storage import canonical_json
 
 Kind = Literal["user", "item", "interaction"]
+Columns = Mapping[str, Sequence[str | None] | pa.Array]
+Problem = tuple[int, str]  # the line, row or request that has it, and what is wrong
 
-REQUIRED_COLUMNS = ("request_id", "kind", "user_id", "item_id")
-OPTIONAL_COLUMNS = ("received_time", "regulation", "verified")
-MAX_FILE_BYTES = 64 * 2**20
+MAX_REQUESTS = 1_000_000  # in one file
 MAX_REQUEST_ID_LETTERS = 200
+MAX_PROBLEMS = 10_000  # nobody reads more, and to find them all takes long
 _SHOWN_PROBLEMS = 5
+_MIN_DIGITS, _MIN_LETTERS = 5, 4  # of an id that does not stand in other text by chance
 _REGULATION = re.compile(r"[A-Za-z0-9._-]{1,40}")
 _NEEDED: dict[Kind, tuple[str, ...]] = {
     "user": ("user_id",),
@@ -33,7 +37,6 @@ _NEEDED: dict[Kind, tuple[str, ...]] = {
 }
 _KINDS: dict[str, Kind] = {kind: kind for kind in _NEEDED}
 _TRUTH: dict[str, bool | None] = {"": None, "true": True, "false": False}
-UNCHANGED = "Nothing was started or changed."
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class DeletionRequest:
         line: Where it stands in the file. No part of the request.
         is_verified: Whether the submitter knows the requester to be who they claim to be; None if the file does not
             say. No part of the request either: it may be said later.
+        unit: What ``line`` counts: ``line``, ``row``, ``request``.
+        is_as_written: A person has said that ids that look like others are meant as they are written.
     """
 
     request_id: str
@@ -57,6 +62,13 @@ class DeletionRequest:
     regulation: str | None
     line: int = field(compare=False)
     is_verified: bool | None = field(default=None, compare=False)
+    unit: str = field(default="line", compare=False)
+    is_as_written: bool = field(default=False, compare=False)
+
+    @property
+    def where(self) -> str:
+        """Where it stands in its file, for messages: ``line 3``."""
+        return f"{self.unit} {self.line}"
 
 
 def slow_digest(body: bytes, *, salt: bytes) -> str:
@@ -74,74 +86,68 @@ def body_digest(request: DeletionRequest) -> str:
     return slow_digest(canonical_json(fields, where="request"), salt=request.request_id.encode())
 
 
-def read_request_file(path: Path) -> bytes:
-    """Read a request file's bytes.
+def names_its_subject(request: DeletionRequest) -> bool:
+    """Whether the request's own id holds the id of its user or item, so that keeping the one keeps the other."""
+    return text_names_subject(request.request_id, request)
 
-    Raises:
-        ConfigError: If it cannot be read or is too large.
+
+def text_names_subject(text: str, request: DeletionRequest) -> bool:
+    """Whether a text, such as a file's name, holds the id of a request's user or item, in whatever letter case.
+
+    Ids of fewer than 5 digits or 4 letters do not count: they stand in almost every text by chance.
     """
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB. {UNCHANGED} Part it into batches.")
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}). {UNCHANGED} Name an existing CSV file."
-        ) from error
+    folded = _folded(text)
+    return any(_is_distinctive(name) and _folded(name) in folded for name in (request.user_id, request.item_id))
 
 
-def parse_requests(body: bytes, *, name: str) -> list[DeletionRequest]:
-    """Read requests from CSV bytes, sorted by request id; one that stands there twice is taken once.
+def _folded(text: str) -> str:
+    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
 
-    A byte order mark, CRLF, blank lines and spaces around fields are fine. No requests at all give an empty list.
 
-    Args:
-        name: What to call the file in messages.
+def _is_distinctive(name: str) -> bool:
+    return len(name) >= (_MIN_DIGITS if name.isdecimal() else _MIN_LETTERS)
 
-    Raises:
-        DataError: A column is missing, unknown or there twice.
-        ConfigError: A field is malformed, or the bytes are no CSV in UTF-8.
-        ConflictError: A request id stands there with different bodies.
-    """
-    lines = _read_lines(body, name)
-    header = next(lines, None)
-    if header is None:
-        return []
-    columns = check_columns(header[1], f"{name} line {header[0]}")
-    problems: list[str] = []
-    rows: list[tuple[int, dict[str, str]]] = []
-    for line, cells in lines:
-        if len(cells) != len(columns):
-            problems.append(f"line {line} has {len(cells)} fields, the header {len(columns)}")
-        else:
-            rows.append((line, dict(zip(columns, cells, strict=True))))
-    return collect_requests(rows, name=name, unit="line", problems=problems)
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """A column of ids as it is read: "" where there is none; what is wrong with others, by place."""
+
+    ids: list[str]
+    faults: dict[int, str]
 
 
 def collect_requests(
-    rows: Iterable[tuple[int, Mapping[str, str]]], *, name: str, unit: str, problems: list[str] | None = None
+    columns: Columns,
+    numbers: Sequence[int],
+    *,
+    name: str,
+    unit: str,
+    problems: Sequence[Problem] = (),
 ) -> list[DeletionRequest]:
-    """Check rows of trimmed text by column, and sort them by request id; one that stands there twice is taken once.
+    """Check rows column by column, and sort them by request id; one that stands there twice is taken once.
 
     Args:
-        rows: With their numbers. Of each kind's ids, those that it does not need may be missing.
-        unit: What a number counts: ``line``, ``row``.
+        columns: Text without blanks around it. None where a row does not have the field. Columns of ids may be arrays
+            of any type that :func:`workflows.data.ids.read_ids` reads.
+        numbers: The number of each row in the file.
+        name: What to call the file in messages.
+        unit: What a number counts: ``line``, ``row``, ``request``.
         problems: Found before; they are reported with those found here.
 
     Raises:
         ConfigError: A field is malformed.
         ConflictError: A request id stands there with different bodies.
     """
-    problems = [] if problems is None else problems
+    problems = list(problems)
     requests: dict[str, DeletionRequest] = {}
-    conflicts: list[str] = []
-    for number, values in rows:
-        request = _parse_row(number, {"user_id": "", "item_id": ""} | dict(values), f"{unit} {number}", problems)
-        if request is None:
-            continue
+    conflicts: list[Problem] = []
+    for request in _parse_rows(columns, numbers, unit, problems):
         earlier = requests.setdefault(request.request_id, request)
         if earlier != request:
-            conflicts.append(f"{unit}s {earlier.line} and {number}")
+            conflicts.append((request.line, f"{unit}s {earlier.line} and {request.line}"))
     if problems:
         raise ConfigError(f"{name}: {_first(problems)}. {UNCHANGED} Mend these {unit}s and run the command again.")
     if conflicts:
@@ -152,125 +158,104 @@ def collect_requests(
     return [requests[request_id] for request_id in sorted(requests)]
 
 
-def _first(problems: list[str]) -> str:
-    shown = "; ".join(problems[:_SHOWN_PROBLEMS])
-    return shown if len(problems) <= _SHOWN_PROBLEMS else f"{shown}; ... ({len(problems)} in all)"
+def _first(problems: Sequence[Problem]) -> str:
+    shown = "; ".join(text for _, text in sorted(problems, key=lambda problem: problem[0])[:_SHOWN_PROBLEMS])
+    if len(problems) <= _SHOWN_PROBLEMS:
+        return shown
+    return f"{shown}; ... ({len(problems)}{' or more' if len(problems) >= MAX_PROBLEMS else ''} in all)"
 
 
-def _read_lines(body: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and trimmed cells of every line that is not blank."""
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = body.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{name} line {line}: expected UTF-8. {UNCHANGED} Save the file as UTF-8.") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise ConfigError(f"{name} line {line}: not CSV ({error}). {UNCHANGED} Mend the line.") from None
-        if cells is None:
+def _parse_rows(
+    columns: Columns, numbers: Sequence[int], unit: str, problems: list[Problem]
+) -> Iterator[DeletionRequest]:
+    """Rows without fault as requests; what is wrong with others is added to ``problems``."""
+    nothing: list[None] = [None] * len(numbers)
+    users, items = (_read_ids(columns.get(column, nothing)) for column in ID_COLUMNS)
+    names = _read_ids(columns["request_id"])  # to find those that are ids; what counts is the text
+    times: dict[str | None, tuple[str | None, str]] = {}
+    for place, (number, request_id, kind_name, user_id, item_id, time_text, regulation, verified) in enumerate(
+        zip(
+            numbers,
+            columns["request_id"],
+            columns["kind"],
+            users.ids,
+            items.ids,
+            *(columns.get(column, nothing) for column in OPTIONAL_COLUMNS),
+            strict=True,
+        )
+    ):
+        kind = _KINDS.get(kind_name or "")
+        if time_text not in times:
+            times[time_text] = _parse_time(time_text)
+        time, time_fault = times[time_text]
+        is_id = bool(names.ids[place]) and names.ids[place] in (user_id, item_id)
+        faults = (
+            _request_id_fault(request_id, names.ids[place] or names.faults.get(place, ""), is_id=is_id),
+            "" if kind else f"expected one of {', '.join(_NEEDED)}",
+            _id_fault("user_id", user_id, users.faults.get(place, ""), kind),
+            _id_fault("item_id", item_id, items.faults.get(place, ""), kind),
+            time_fault,
+            "" if not regulation or _REGULATION.fullmatch(regulation) else "expected a short name such as gdpr",
+            "" if (verified or "").lower() in _TRUTH else "expected true or false",
+        )  # in the order of COLUMNS
+        if len(problems) >= MAX_PROBLEMS:
             return
-        cells = [cell.strip() for cell in cells]
-        if any(cells):
-            yield line, cells
+        if kind is None or any(faults):
+            found = zip(COLUMNS, faults, strict=True)
+            problems += [(number, f"{unit} {number}, column {column}: {text}") for column, text in found if text]
+            continue
+        yield DeletionRequest(
+            request_id=request_id or "",
+            kind=kind,
+            user_id=user_id,
+            item_id=item_id,
+            received_time=time,
+            regulation=regulation or None,
+            line=number,
+            is_verified=_TRUTH[(verified or "").lower()],
+            unit=unit,
+        )
 
 
-def check_columns(cells: list[str], where: str) -> list[str]:
-    """The columns' names in the file's order. Found names are not repeated: a file without header starts with ids."""
-    known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
-    for name in REQUIRED_COLUMNS:
-        if name not in cells:
-            strange = [cell.lower() for cell in cells if cell not in known]
-            near = difflib.get_close_matches(name, strange, n=1)
-            place = [cell.lower() for cell in cells].index(near[0]) + 1 if near else 0
-            hint = f"the name of column {place} is the nearest: rename it" if near else "add it"
-            raise DataError(
-                f"{where}: there is no column {name}; {hint}. Expected {', '.join(REQUIRED_COLUMNS)}, and if wanted "
-                f"{', '.join(OPTIONAL_COLUMNS)}, separated by commas. {UNCHANGED}"
-            )
-    for place, cell in enumerate(cells):
-        if cell not in known or cell in cells[:place]:
-            problem = f"is {cell} for the second time" if cell in known else f"is none of {', '.join(known)}"
-            raise DataError(f"{where}: column {place + 1} {problem}. {UNCHANGED} Rename or remove it.")
-    return cells
+def _read_ids(values: Sequence[str | None] | pa.Array) -> _Ids:
+    reading = read_ids(values if isinstance(values, pa.Array) else pa.array(values, pa.string()))
+    ids, faults = reading.ids.to_pylist(), {}
+    for fault in reading.faults:
+        is_bad = fault.is_bad | reading.is_exponent if fault.found == ROUNDED else fault.is_bad
+        for place in np.flatnonzero(is_bad).tolist():
+            ids[place] = ""
+            if fault.found != NO_ID:
+                faults[place] = f"expected {fault.expected}, found {fault.found}"
+    return _Ids(ids, faults)
 
 
-def _parse_row(number: int, values: Mapping[str, str], where: str, problems: list[str]) -> DeletionRequest | None:
-    """Check one row; what is wrong is added to ``problems`` and gives None."""
-    kind = _KINDS.get(values["kind"])
-    time, time_problem = _parse_time(values.get("received_time"))
-    is_verified, verified_problem = _parse_verified(values.get("verified", ""))
-    own = [*_problems_of(values, kind), *time_problem, *verified_problem]
-    problems += [f"{where}, column {column}: {text}" for column, text in own]
-    if own or kind is None:
-        return None
-    return DeletionRequest(
-        request_id=values["request_id"],
-        kind=kind,
-        user_id=values["user_id"],
-        item_id=values["item_id"],
-        received_time=time,
-        regulation=values.get("regulation") or None,
-        line=number,
-        is_verified=is_verified,
-    )
+def _id_fault(column: str, found: str, fault: str, kind: Kind | None) -> str:
+    if fault or kind is None:
+        return fault
+    if column not in _NEEDED[kind]:
+        return f"must be empty for kind {kind}" if found else ""
+    return "" if found else f"expected an id, which kind {kind} needs; it is empty or a word such as NaN or None"
 
 
-def _problems_of(values: Mapping[str, str], kind: Kind | None) -> Iterator[tuple[str, str]]:
-    """Columns of a line and what is wrong there; the time is checked elsewhere."""
-    request_id, regulation = values["request_id"], values.get("regulation", "")
-    if not request_id:
-        yield "request_id", "is empty"
-    elif len(request_id) > MAX_REQUEST_ID_LETTERS or any(unicodedata.category(c).startswith("C") for c in request_id):
-        yield "request_id", f"expected at most {MAX_REQUEST_ID_LETTERS} letters, none of them invisible"
-    elif request_id in (values["user_id"], values["item_id"]):
-        yield "request_id", "is the id of the user or item itself; records keep it, so make one up"
-    if regulation and _REGULATION.fullmatch(regulation) is None:
-        yield "regulation", "expected a short name such as gdpr"
-    if kind is None:
-        yield "kind", f"expected one of {', '.join(_NEEDED)}"
-        return
-    for column in ("user_id", "item_id"):
-        if column in _NEEDED[kind] and not values[column]:
-            yield column, f"is empty; kind {kind} needs it"
-        if column not in _NEEDED[kind] and values[column]:
-            yield column, f"must be empty for kind {kind}"
+def _request_id_fault(request_id: str | None, read: str, *, is_id: bool) -> str:
+    if not request_id or not read:
+        return "is empty or a word such as NaN or None"
+    is_hidden = not request_id.isprintable() and any(unicodedata.category(c).startswith("C") for c in request_id)
+    if len(request_id) > MAX_REQUEST_ID_LETTERS or is_hidden:
+        return f"expected at most {MAX_REQUEST_ID_LETTERS} letters, none of them invisible"
+    return "is the id of the user or item itself; records keep it, so make one up" if is_id else ""
 
 
-def _parse_time(text: str | None) -> tuple[str | None, list[tuple[str, str]]]:
-    """The time in UTC, and what is wrong with it. None where the file has no such column."""
+def _parse_time(text: str | None) -> tuple[str | None, str]:
+    """The time in UTC, and what is wrong with it. None where the file has no such field."""
     if text is None:
-        return None, []
+        return None, ""
     if not text:
-        return None, [("received_time", "is empty; the deadline counts from it")]
+        return None, "is empty; the deadline counts from it"
     try:
         time = datetime.fromisoformat(text)
         if time.tzinfo is None:
-            return None, [("received_time", "has no time zone; add Z or an offset such as +02:00")]
-        return time.astimezone(UTC).isoformat(), []
+            return None, "has no time zone; add Z or an offset such as +02:00"
+        return time.astimezone(UTC).isoformat(), ""
     except (ValueError, OverflowError):
-        return None, [("received_time", "expected ISO 8601 with a time zone, such as 2026-03-01T09:30:00Z")]
-
-
-def _parse_verified(text: str) -> tuple[bool | None, list[tuple[str, str]]]:
-    """Whether the requester is verified, None where it is not said, and what is wrong."""
-    if text.lower() in _TRUTH:
-        return _TRUTH[text.lower()], []
-    return None, [("verified", "expected true or false")]
-
-
-# --- ids inside other texts -----------------------------------------------------------------------
-
-
-def names_its_subject(request: DeletionRequest) -> bool:
-    """Whether the request id holds the id of the user or item that the request is about."""
-    return any(holds_id(request.request_id, text) for text in (request.user_id, request.item_id) if text)
-
-
-def holds_id(text: str, outside_id: str) -> bool:
-    """Whether a text holds an id that is long enough to be there on purpose: 17 stands in many numbers by chance."""
-    least = 5 if outside_id.isdecimal() else 4
-    return len(outside_id) >= least and outside_id.casefold() in text.casefold()
+        return None, "expected ISO 8601 with a time zone, such as 2026-03-01T09:30:00Z"

@@ -16,12 +16,13 @@ from workflows.data.tombstones import add_consents, read_tombstones, tombstones_
 from workflows.keys import load_identity_key
 from workflows.ledger import Ledger, LedgerRequest, State, open_ledger, verify_ledger
 from workflows.ledger.deadlines import utc_text
+from workflows.ledger.drop_folder import find_request_files
 from workflows.ledger.job import LedgerJob
 from workflows.ledger.pseudonyms import source_name, without_names
 from workflows.ledger.queries import alert_of
 from workflows.ledger.receipt_log import read_receipt
 from workflows.ledger.records import Hold
-from workflows.ledger.request_files import find_request_files, open_request_file
+from workflows.ledger.request_files import open_request_file
 from workflows.ledger.states import DONE_STATES, DUE_STATES, NEXT_STEP, OPEN_STATES
 from workflows.ledger.submit_file import submit_requests
 from workflows.ledger.waiting import waits_until
@@ -81,8 +82,9 @@ def hand_out_receipt(job: LedgerJob, request_id: str, path: Path) -> Figures:
 def submit(job: LedgerJob, path: Path, *, is_as_written: bool = False) -> Figures:
     """Take the requests of a file, or of every file of a drop folder that was not taken before.
 
-    A file that is refused holds back no other; ``failed`` says which and why. ``exit_code`` is that of the first of
-    them, else 9 if nothing new can be carried out: its requesters are not verified, or holds cover it.
+    A file that is refused holds back no other: ``failed`` says which and why. ``unread`` names every file that was
+    not looked into, and why. ``exit_code`` is that of the first of both that is a fault, else 9 if nothing new can be
+    carried out: its requesters are not verified, or holds cover it.
 
     Args:
         is_as_written: Ids that the data set does not know, or that only look like one of its ids, are meant so.
@@ -95,10 +97,10 @@ def submit(job: LedgerJob, path: Path, *, is_as_written: bool = False) -> Figure
     renamed: list[Figures] = []
     doubts: list[str] = []
     failed: list[Figures] = []
-    paths = find_request_files(path)
-    for place in paths:
+    found, unread = find_request_files(path)
+    for place in found:
         try:
-            file = open_request_file(place)
+            file = place.open()
             digest = desk.key.digest("interaction", "a file of requests", file.sha256)
             if path.is_dir() and desk.ledger.has_taken(digest):
                 figures["files_taken_before"] += 1
@@ -132,10 +134,12 @@ def submit(job: LedgerJob, path: Path, *, is_as_written: bool = False) -> Figure
         doubts += [report.hold] if report.hold else []
     waiting = states["received"] + states["held"]
     is_stuck = waiting > 0 and waiting == sum(states.values()) and not figures["known"]
-    exit_code = failed[0]["exit_code"] if failed else POLICY_EXIT_CODE if is_stuck else 0
+    left_out = [{"file": entry.file, "reason": entry.reason, "exit_code": entry.exit_code} for entry in unread]
+    faults = [entry["exit_code"] for entry in (*failed, *left_out) if entry["exit_code"]]
+    exit_code = faults[0] if faults else POLICY_EXIT_CODE if is_stuck else 0
     new = {"new": sum(states.values()), "by_state": dict(sorted(states.items()))}
     found = {"unknown": unknown, "renamed": renamed, "held_because": doubts}
-    return new | figures | found | {"failed": failed, "exit_code": exit_code}
+    return new | figures | found | {"failed": failed, "unread": left_out, "exit_code": exit_code}
 
 
 def _at(source: str, lines: Sequence[int]) -> list[Figures]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from tru_core.keys import IdentityKey
-from workflows.data.requests import DeletionRequest, holds_id, names_its_subject
+from workflows.data.requests import DeletionRequest, names_its_subject, text_names_subject
 
 
 def pseudonym(request_id: str, key: IdentityKey) -> str:
@@ -28,7 +28,6 @@ def without_names(requests: Sequence[DeletionRequest], key: IdentityKey) -> list
 
 def source_name(file_name: str, requests: Sequence[DeletionRequest], key: IdentityKey) -> str:
     """What the ledger calls a file: its name, or a pseudonym where the name holds an id that the file names."""
-    ids = {text for request in requests for text in (request.user_id, request.item_id) if text}
-    if not any(holds_id(file_name, text) for text in ids):
+    if not any(text_names_subject(file_name, request) for request in requests):
         return file_name
     return f"file-{key.pseudonym('file name', file_name)}{PurePath(file_name).suffix}"

@@ -1,176 +1,189 @@
-"""Files of deletion requests: CSV, JSON (one object or a list), parquet, or a drop folder of these.
+"""Files of deletion requests: CSV, TSV, JSON, JSON lines and Parquet, as they are or packed by gzip or zstandard.
 
-A number, a true or a false in JSON or parquet is taken as its text. Ids are never quoted in a message.
+A file's name says its kind, in whatever letter case; a file of another name is read if its first line says what it is.
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
 
 import pyarrow as pa
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from tru_core.errors import ConfigError, DataError
-from workflows.data.requests import (
-    OPTIONAL_COLUMNS,
-    REQUIRED_COLUMNS,
-    UNCHANGED,
-    DeletionRequest,
-    check_columns,
-    collect_requests,
-    parse_requests,
-    read_request_file,
-)
+from workflows.data.request_columns import UNCHANGED
+from workflows.data.request_json import parse_json, parse_json_lines
+from workflows.data.request_parquet import parse_parquet
+from workflows.data.request_tables import UTF16_MARKS, has_header, parse_requests
+from workflows.data.requests import DeletionRequest
 
-MAX_REQUESTS = 1_000_000  # in one file
-_COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
+MAX_FILE_BYTES = 64 * 2**20  # unpacked
+_CHUNK_BYTES = 2**20
+PACKINGS = {".gz": "gzip", ".zst": "zstd"}
+SHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
+_MAGIC = {
+    b"PAR1": ".parquet",
+    b"\x1f\x8b": ".gz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"PK\x03\x04": "a spreadsheet or a zip",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet",
+    b"BZh": ".bz2",
+    b"\xfd7zXZ": ".xz",
+    b"7z\xbc\xaf": ".7z",
+    b"%PDF": ".pdf",
+}
+SAVE_AS_CSV = "save the sheet as CSV UTF-8"
 
 
 @dataclass(frozen=True)
 class RequestFile:
-    """The bytes of a file of requests, not yet parsed. ``sha256`` is guessable where ids are: it is not to be kept."""
+    """The bytes of a file of requests, unpacked and not yet parsed.
+
+    Attributes:
+        name: What to call it in messages and in the ledger: one line of letters that can be printed.
+        kind: The name's end that says how to read it, such as ``.csv``.
+    """
 
     path: Path
     body: bytes
-
-    @property
-    def name(self) -> str:
-        """What to call it in messages and in the ledger."""
-        return self.path.name
+    name: str
+    kind: str
 
     @property
     def sha256(self) -> str:
-        """Digest of the bytes."""
+        """Digest of the bytes. It is guessable where ids are, and not to be kept."""
         return hashlib.sha256(self.body).hexdigest()
 
     def parse(self) -> list[DeletionRequest]:
         """The requests, sorted by request id.
 
         Raises:
-            DataError: A column is missing, unknown or there twice, or the file is damaged.
+            DataError: A column is missing, unknown or there twice, or the file is damaged, too large or of another
+                kind than its name says.
             ConfigError: A field is malformed.
             ConflictError: A request id stands there with different bodies.
             IntegrityError: The file could run code when it is read.
         """
-        return _PARSERS.get(self.path.suffix.lower(), _parse_csv)(self)
+        return PARSERS[self.kind](self.body, self.name)
 
 
-def find_request_files(path: Path) -> list[Path]:
-    """The file, or the files of a drop folder by name. Folders in it, hidden files and files of other kinds are left.
+def open_request_file(path: Path, *, name: str = "") -> RequestFile:
+    """Read a file's bytes, unpack them and find out its kind.
+
+    Args:
+        name: What to call it; by default the path's last part.
 
     Raises:
-        ConfigError: There is nothing of this name.
+        ConfigError: It cannot be read or is too large.
+        DataError: It is packed and damaged, or of no kind that is read.
     """
-    if path.is_dir():
-        kinds = (".csv", *_PARSERS)
-        found = (entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith((".", "_")))
-        return sorted(entry for entry in found if entry.suffix.lower() in kinds)
-    return [path]
+    name = printable(name or path.name)
+    stem, packing = split_packing(path.name)
+    kind = PurePath(stem).suffix.lower()
+    if kind in SHEETS:
+        raise DataError(f"{name} is a spreadsheet, which is not read. {UNCHANGED} Open it and {SAVE_AS_CSV}.")
+    body = _read(path, name)
+    if packing or (kind not in PARSERS and _magic_of(body) in PACKINGS):
+        body = _unpack(body, packing or PACKINGS[_magic_of(body)], name)
+    found = _magic_of(body)
+    if kind not in PARSERS:
+        kind = kind_of_content(body)
+        if not kind:
+            raise DataError(
+                f"{name}: expected a file that ends with one of {', '.join(PARSERS)}, or whose first line names the "
+                f"columns, found {found or 'neither'}. {UNCHANGED} Save it as CSV UTF-8 with a header line."
+            )
+    elif found and kind != ".parquet":
+        advice = SAVE_AS_CSV if "sheet" in found else f"name it {found}" if found == ".parquet" else "unpack it"
+        raise DataError(f"{name}: expected text, found what is {found} by its first bytes. {UNCHANGED} Or {advice}.")
+    return RequestFile(path, body, name, kind)
 
 
-def open_request_file(path: Path) -> RequestFile:
-    """Read a file's bytes. ConfigError if it cannot be read or is too large."""
-    return RequestFile(path, read_request_file(path))
+def split_packing(name: str) -> tuple[str, str]:
+    """A file's name without the end that says how it is packed, and the packing's name, "" if there is none."""
+    suffix = PurePath(name).suffix
+    packing = PACKINGS.get(suffix.lower(), "")
+    return (name[: -len(suffix)], packing) if packing else (name, "")
 
 
-def _parse_csv(file: RequestFile) -> list[DeletionRequest]:
-    return parse_requests(file.body, name=file.name)
+def kind_of_content(head: bytes) -> str:
+    """The kind that the first bytes of a file show, "" if they show no kind of requests. Blank text is CSV."""
+    if _magic_of(head):
+        return ".parquet" if _magic_of(head) == ".parquet" else ""
+    encoding = "utf-16" if head.startswith(UTF16_MARKS) else "utf-8-sig"  # the parser says what to do about UTF-16
+    text = head.decode(encoding, errors="replace")
+    start = text.lstrip()[:2000]
+    if not start or has_header(text[:_CHUNK_BYTES]):
+        return ".csv"
+    return ".json" if start[0] in "[{" and '"request_id"' in start else ""
 
 
-# --- JSON ---------------------------------------------------------------------------------------
+def printable(text: str) -> str:
+    """A name on one line, with what could steer a terminal written as ``\\x1b``."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _parse_json(file: RequestFile) -> list[DeletionRequest]:
+def _magic_of(head: bytes) -> str:
+    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
+
+
+def _read(path: Path, name: str) -> bytes:
     try:
-        value = json.loads(file.body.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except _RepeatedNameError as error:
-        raise ConfigError(f"{file.name}: the field {error} stands twice in one request. {UNCHANGED}") from None
-    except (ValueError, RecursionError):  # no cause: it could quote the file
-        raise ConfigError(f"{file.name} is not JSON in UTF-8. {UNCHANGED} Mend the file.") from None
-    values = value if isinstance(value, list) else [value]
-    _check_number(len(values), file.name)
-    problems: list[str] = []
-    rows: list[tuple[int, dict[str, str]]] = []
-    for number, entry in enumerate(values, start=1):
-        where = f"request {number}"
-        if not isinstance(entry, dict):
-            problems.append(f"{where}: expected an object")
-            continue
-        strange = [place for place, name in enumerate(entry, start=1) if name not in _COLUMNS]
-        own = [f"{where}: field {place} is none of {', '.join(_COLUMNS)}" for place in strange]
-        own += [f"{where}, column {name}: is missing" for name in ("request_id", "kind") if name not in entry]
-        own += [f"{where}, column {name}: expected text" for name in _COLUMNS if not _is_plain(entry.get(name))]
-        problems += own
-        if not own:
-            rows.append((number, {name: _text(text) for name, text in entry.items()}))
-    return collect_requests(rows, name=file.name, unit="request", problems=problems)
+        with path.open("rb") as file:
+            body = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{name}: cannot be read ({error.strerror}). {UNCHANGED} Name an existing file of requests."
+        ) from error
+    if len(body) > MAX_FILE_BYTES:
+        raise ConfigError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB. {UNCHANGED} Part it into batches.")
+    return body
 
 
-class _RepeatedNameError(ValueError):
-    """A name stands twice in one JSON object."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            raise _RepeatedNameError(name if name in _COLUMNS else f"number {place + 1}")
-    return dict(pairs)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int)
-
-
-def _text(value: str | int | None) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "" if value is None else str(value).strip()
-
-
-# --- parquet ------------------------------------------------------------------------------------
-
-
-def _parse_parquet(file: RequestFile) -> list[DeletionRequest]:
-    from workflows.ingest.gates import check_parquet  # brings Ray along, which the other kinds do not need
-
-    facts = check_parquet(pafs.LocalFileSystem(), str(file.path.absolute()), key=file.name)
-    columns = check_columns(list(facts.columns), file.name)
-    _check_number(sum(facts.row_group_rows), file.name)
+def _unpack(body: bytes, packing: str, name: str) -> bytes:
+    """Unpack as far as a request file may be large."""
+    parts, size = [], 0
     try:
-        table = pq.ParquetFile(pa.BufferReader(file.body), page_checksum_verification=True).read(columns=columns)
-    except (pa.ArrowException, OSError):  # no cause: it could quote the file
-        raise DataError(f"{file.name}: a page is damaged. {UNCHANGED} Copy the file again.") from None
-    texts = {name: _texts(table.column(name), name, file.name) for name in columns}
-    rows = [dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True)]
-    return collect_requests(enumerate(rows, start=1), name=file.name, unit="row")
+        with pa.CompressedInputStream(pa.BufferReader(body), packing) as stream:
+            while part := stream.read(_CHUNK_BYTES):
+                parts.append(part)
+                size += len(part)
+                if size > MAX_FILE_BYTES:
+                    raise DataError(
+                        f"{name} unpacks to more than {MAX_FILE_BYTES >> 20} MiB. {UNCHANGED} Part it into batches."
+                    )
+    except OSError:  # no cause: it could quote the file
+        raise DataError(
+            f"{name}: expected {packing} as its name says, found damaged or other bytes. {UNCHANGED} Pack it again."
+        ) from None
+    return b"".join(parts)
 
 
-def _texts(column: pa.ChunkedArray, name: str, file: str) -> list[str]:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_timestamp(kind):
-        times: list[datetime | None] = column.cast(pa.timestamp("us", tz=kind.tz), safe=False).to_pylist()
-        return ["" if time is None else time.isoformat() for time in times]
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
-    if not any(test(kind) for test in tests):
-        raise DataError(f"{file}, column {name}: expected type string or integer, found {kind}. {UNCHANGED} Cast it.")
-    return [_text(value) for value in column.to_pylist()]
+def _parse_csv(body: bytes, name: str) -> list[DeletionRequest]:
+    return parse_requests(body, name=name)
 
 
-def _check_number(number: int, name: str) -> None:
-    if number > MAX_REQUESTS:
-        raise ConfigError(f"{name} holds {number} requests, at most {MAX_REQUESTS} fit a file. {UNCHANGED} Part it.")
+def _parse_tsv(body: bytes, name: str) -> list[DeletionRequest]:
+    return parse_requests(body, name=name, delimiter="\t")
 
 
-_PARSERS: dict[str, Callable[[RequestFile], list[DeletionRequest]]] = {".json": _parse_json, ".parquet": _parse_parquet}
+def _parse_json(body: bytes, name: str) -> list[DeletionRequest]:
+    return parse_json(body, name=name)
+
+
+def _parse_json_lines(body: bytes, name: str) -> list[DeletionRequest]:
+    return parse_json_lines(body, name=name)
+
+
+def _parse_parquet(body: bytes, name: str) -> list[DeletionRequest]:
+    return parse_parquet(body, name=name)
+
+
+PARSERS: dict[str, Callable[[bytes, str], list[DeletionRequest]]] = {
+    ".csv": _parse_csv,
+    ".tsv": _parse_tsv,
+    ".json": _parse_json,
+    ".jsonl": _parse_json_lines,
+    ".ndjson": _parse_json_lines,
+    ".parquet": _parse_parquet,
+}

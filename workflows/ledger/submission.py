@@ -43,7 +43,7 @@ def check_policy(requests: Sequence[DeletionRequest], config: LedgerConfig, now:
     """
     problems = []
     for request in requests:
-        where = f"line {request.line}, column"
+        where = f"{request.where}, column"
         if request.received_time is None and config.received_time == "required":
             problems.append(f"{where} received_time: is empty; ledger.received_time asks for it")
         if request.received_time is not None and datetime.fromisoformat(request.received_time) > now + _GRACE:
@@ -54,7 +54,7 @@ def check_policy(requests: Sequence[DeletionRequest], config: LedgerConfig, now:
             problems.append(f"{where} regulation: expected one of {', '.join(sorted(config.table))}")
     if problems:
         shown = "; ".join(problems[:_SHOWN]) + (f"; ... ({len(problems)} in all)" if len(problems) > _SHOWN else "")
-        raise ConfigError(f"{source}: {shown}. Nothing was written. Mend these lines and submit again.")
+        raise ConfigError(f"{source}: {shown}. Nothing was written. Mend the file and submit it again.")
 
 
 def split_known(
@@ -80,11 +80,11 @@ def split_known(
         else:
             is_same = fresh.setdefault(request.request_id, request) == request
         if not is_same:
-            lines.append(str(request.line))
+            lines.append(request.where)
     if lines:
         shown = ", ".join(lines[:_SHOWN]) + (f", ... ({len(lines)} in all)" if len(lines) > _SHOWN else "")
         raise ConflictError(
-            f"{source} line {shown}, column request_id: the ledger has this request id with another body. Nothing was "
+            f"{source} {shown}, column request_id: the ledger has this request id with another body. Nothing was "
             "written. Give the new request an id of its own."
         )
     return list(fresh.values())
