@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tru_core.errors import MissingObjectError, TruError
+from workflows.failures import own_error
 from workflows.storage import ObjectStore, canonical_json, read_json, run_prefix
 
 INTERRUPTED = 130
@@ -80,8 +81,9 @@ def recorded(
         canonical_json(figures, where=f"the figures of run {run_id}")
     except BaseException as error:
         ending = {"outcome": "failed", "exit_code": UNEXPECTED, "error": type(error).__name__}
-        if isinstance(error, TruError):
-            ending |= {"exit_code": error.exit_code, "message": str(error)}
+        own = own_error(error)
+        if own is not None:
+            ending |= {"exit_code": own.exit_code, "error": type(own).__name__, "message": str(own)}
         elif isinstance(error, KeyboardInterrupt):
             ending = {"outcome": "interrupted", "exit_code": INTERRUPTED}
         ended_at = datetime.now(UTC).isoformat(timespec="seconds")
