@@ -43,7 +43,7 @@ def cluster_address() -> str | None:
 
 def protect_private_session() -> None:
     """Give a session that this process may start a token of its own. Ray reads this when it is first imported."""
-    if "RAY_AUTH_MODE" not in os.environ and cluster_address() is None:
+    if not os.environ.get("RAY_AUTH_MODE") and cluster_address() is None:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
