@@ -308,6 +308,13 @@ def test_what_ray_does_to_handlers_is_undone_and_its_exit_is_an_interrupt() -> N
         os.kill(os.getpid(), signal.SIGTERM)  # the second one: ignored
 
 
+@pytest.mark.usefixtures("_handlers")
+def test_an_exit_of_ray_train_is_an_interrupt_where_ray_holds_the_handlers_too() -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    with pytest.raises(KeyboardInterrupt), handlers_kept():
+        sys.exit(0)
+
+
 def test_clearing_up_is_not_disturbed_and_other_threads_do_not_listen() -> None:
     with undisturbed():
         for number in interrupts.SIGNALS:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, MethodType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Within this time a second signal is ignored: it would leave behind what the first one lets the command clear up.
@@ -93,8 +93,8 @@ def undisturbed() -> Iterator[None]:
 
 def _interrupt(error: SystemExit) -> None:
     handler = signal.getsignal(signal.SIGTERM)
-    if callable(handler):
-        handler(signal.SIGTERM, None)  # ours raises, and takes note that it did
+    if isinstance(handler, MethodType) and isinstance(handler.__self__, _Interrupter):
+        handler(signal.SIGTERM, None)  # raises, and takes note that it did
     raise KeyboardInterrupt from error
 
 
