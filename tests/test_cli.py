@@ -22,7 +22,7 @@ from workflows.cli import demo
 from workflows.experiments import compare
 from workflows.experiments.comparison import RunFigures, summarise, to_json
 from workflows.ingest.raw_files import UnusedFile
-from workflows.running import cluster, runs
+from workflows.running import cluster, private_ray, runs
 from workflows.running.outcomes import recorded
 from workflows.storage.local import LocalStore
 
@@ -39,11 +39,12 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No cluster is started, and what ``main`` sets for the process is put back."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setattr(cluster, "connected", lambda scaling: nullcontext())
-    terminate = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     # A shell's background process ignores Ctrl-C from its start; these tests mean a foreground one.
     interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGTERM, terminate)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     signal.signal(signal.SIGINT, interrupt)
 
 
@@ -162,7 +163,7 @@ def test_a_number_that_json_cannot_hold_is_never_printed(
     assert only_json(capsys)["exit_code"] == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_interrupts_with_code_130(
     number: signal.Signals, job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_signal_interrupts_with_code_130(
     monkeypatch.setattr(runs, "train", train)
     assert cli.main(["train", job, "--json"]) == 130
     assert only_json(capsys)["exit_code"] == 130
+    signal.signal(number, signal.default_int_handler)  # a command that was interrupted ignores what comes after
     assert cli.main(["train", job]) == 130
     printed = capsys.readouterr()
     assert (printed.out, "the same command resumes" in printed.err) == ("", True)
@@ -596,14 +598,14 @@ def test_a_private_cluster_gets_a_token_of_its_own_and_a_named_one_does_not(monk
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
         monkeypatch.setenv(name, "x")  # so that it is put back
         monkeypatch.delenv(name)
-    cli._protect_private_cluster()
+    private_ray.protect_private_session()
     first = os.environ.pop("RAY_AUTH_TOKEN")
     assert (os.environ.pop("RAY_AUTH_MODE"), len(first)) == ("token", 64)
-    cli._protect_private_cluster()
+    private_ray.protect_private_session()
     assert os.environ.pop("RAY_AUTH_TOKEN") != first
     del os.environ["RAY_AUTH_MODE"]
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    cli._protect_private_cluster()
+    private_ray.protect_private_session()
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 

@@ -520,6 +520,6 @@ def test_a_request_id_that_is_the_id_itself_is_refused_in_whatever_clothes(tmp_p
 
 def test_what_is_said_beside_a_request_does_not_make_it_another() -> None:
     first = DeletionRequest("r", "user", "u", "", None, None, line=2)
-    other = replace(first, line=9, unit="row", is_as_written=True, is_verified=True)
+    other = replace(first, line=9, unit="row", is_verified=True)
     assert first == other
     assert (first.where, other.where) == ("line 2", "row 9")

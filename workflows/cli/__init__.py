@@ -6,15 +6,11 @@ there; progress and errors go to standard error. Exit codes are those of ``tru_c
 
 import argparse
 import contextlib
-import os
-import secrets
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
-from tru_core.errors import ConfigError, TruError
+from tru_core.errors import ConfigError
 from workflows.cli import audit as cli_audit
 from workflows.cli import deletions as cli_deletions
 from workflows.cli import ledger as cli_ledger
@@ -29,6 +25,7 @@ from workflows.cli.command import (
     open_named_storage,
     storage_config,
 )
+from workflows.cli.streams import steady_streams
 from workflows.cli.tables import print_comparison, print_figures, print_sweep
 from workflows.cli.terminal import (
     Parser,
@@ -38,6 +35,9 @@ from workflows.cli.terminal import (
     printable_figures,
     whole_number,
 )
+from workflows.failures import own_error
+from workflows.running.interrupts import interruptible
+from workflows.running.private_ray import protect_private_session, remove_dead_sessions
 
 EXIT_CODES = """exit codes: 0 ok, 2 wrong configuration, 3 bad data, 4 storage unreachable, denied or missing,
 5 conflict, 6 audit not passed, 7 retries used up, 8 damaged or unsafe file, 9 refused by policy, 130 interrupted"""
@@ -286,16 +286,6 @@ def _exit_code(arguments: argparse.Namespace, figures: Figures) -> int:
     return int(failed[0]["exit_code"]) if failed else 0
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _protect_private_cluster() -> None:
-    """Give a cluster that this process may start a token of its own. Ray reads this when it is first imported."""
-    if "RAY_AUTH_MODE" not in os.environ and "RAY_ADDRESS" not in os.environ:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
 def _end(arguments: argparse.Namespace, error: BaseException, message: str, exit_code: int) -> int:
     """Say how a command ended that did not succeed."""
     if arguments.json:
@@ -306,22 +296,31 @@ def _end(arguments: argparse.Namespace, error: BaseException, message: str, exit
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
-    make_output_harmless()
-    _protect_private_cluster()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there too
-            figures = arguments.run(arguments)
-        if arguments.json:
-            print_json(figures)
-        else:
-            arguments.show(printable_figures(figures))
-    except TruError as error:
-        return _end(arguments, error, str(error), error.exit_code)
-    except KeyboardInterrupt as error:
-        return _end(arguments, error, "interrupted. Whole checkpoints are kept: the same command resumes.", 130)
-    except Exception as error:
-        _end(arguments, error, "an error of the program itself; the traceback follows. Please report it.", 1)
-        raise
+    with interruptible(), steady_streams():
+        arguments = _parser().parse_args(argv)
+        make_output_harmless()
+        protect_private_session()
+        try:
+            return _run(arguments)
+        except KeyboardInterrupt as error:
+            return _end(arguments, error, "interrupted. Whole checkpoints are kept: the same command resumes.", 130)
+        except Exception as error:
+            own = own_error(error)
+            if own is None:
+                _end(arguments, error, "an error of the program itself; the traceback follows. Please report it.", 1)
+                raise
+            if own is not error:
+                own.__notes__ = getattr(error, "__notes__", [])
+            return _end(arguments, own, str(own), own.exit_code)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints there too
+        remove_dead_sessions()
+        figures = arguments.run(arguments)
+    if arguments.json:
+        print_json(figures)
+    else:
+        arguments.show(printable_figures(figures))
+    sys.stdout.flush()
     return _exit_code(arguments, figures)

@@ -51,7 +51,6 @@ class DeletionRequest:
         is_verified: Whether the submitter knows the requester to be who they claim to be; None if the file does not
             say. No part of the request either: it may be said later.
         unit: What ``line`` counts: ``line``, ``row``, ``request``.
-        is_as_written: A person has said that ids that look like others are meant as they are written.
     """
 
     request_id: str
@@ -63,7 +62,6 @@ class DeletionRequest:
     line: int = field(compare=False)
     is_verified: bool | None = field(default=None, compare=False)
     unit: str = field(default="line", compare=False)
-    is_as_written: bool = field(default=False, compare=False)
 
     @property
     def where(self) -> str:

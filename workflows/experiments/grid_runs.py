@@ -21,6 +21,7 @@ from tru_core.fit import TrainingState
 from tru_core.quoting import printable
 from workflows.config.job import ScalingConfig
 from workflows.experiments.grid import Grid, GridRun, work_order
+from workflows.failures import own_error
 from workflows.running.cluster import wait_for_cpus
 from workflows.running.jobs import run_task
 from workflows.running.progress import follow, open_board
@@ -191,9 +192,10 @@ def _error_of(reference: Any, scaling: ScalingConfig) -> TruError | None:
     try:
         found: dict[str, str] = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, TransientError):
-            return error.cause
-        raise  # an error of the program itself
+        own = own_error(error)
+        if own is None:
+            raise  # an error of the program itself
+        return own
     except ray.exceptions.RayError as error:
         return TransientError(
             f"its process was lost {scaling.max_failures + 1} times, last by {type(error).__name__}. Whole checkpoints "

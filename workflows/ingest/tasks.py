@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 from ray.data.dataset import MaterializedDataset
-from ray.exceptions import RayError
 
-from tru_core.errors import TransientError, TruError
+from tru_core.errors import TruError
+from workflows.failures import own_error
 
 BlockFunction = Callable[..., Iterator[pa.Table]]
 
@@ -98,34 +98,7 @@ def _own_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        own = _own_cause(error)
-        if own is not None:
-            raise own from None
-        if isinstance(error, RayError) and not _caused_by_code(error):
-            raise TransientError(
-                f"Ray could not finish a step of the import ({type(error).__name__}). Nothing was published. Look at "
-                f"the cluster's nodes and memory, and run again."
-            ) from error
-        raise
-
-
-def _own_cause(error: BaseException) -> TruError | None:
-    """The TruError of a task inside what Ray raised, as it was raised there, or None."""
-    seen: list[BaseException] = []
-    queue: list[BaseException | None] = [error]
-    while queue:
-        current = queue.pop(0)
-        if current is None or current in seen:
-            continue
-        if isinstance(current, TruError) and not isinstance(current, RayError):
-            notes = getattr(current, "__notes__", [])
-            return type(current)(notes[0]) if notes else current
-        seen.append(current)
-        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
-    return None
-
-
-def _caused_by_code(error: BaseException) -> bool:
-    """Whether a mistake in the code of a task, not the cluster, is at fault."""
-    cause = getattr(error, "cause", None)
-    return cause is not None and not isinstance(cause, RayError)
+        own = own_error(error)
+        if own is None or own is error:
+            raise
+        raise own from error

@@ -79,7 +79,7 @@ def refuse_alike(examination: Examination, source: str) -> None:
     if not examination.alike:
         return
     places = [
-        f"line {request.line}, column {column}: it differs {difference}"
+        f"{request.where}, column {column}: it differs {difference}"
         for request, column, difference in sorted(examination.alike, key=lambda one: one[0].line)
     ]
     more = f"; ... ({len(places)} in all)" if len(places) > _SHOWN else ""

@@ -7,10 +7,7 @@ newest whole one and nothing half-written is ever read.
 
 import logging
 import secrets
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -25,7 +22,9 @@ import tru_core.errors
 from tru_core.collective import Collective, LocalCollective, TorchCollective
 from tru_core.errors import TransientError, TruError
 from tru_core.fit import TrainingState
+from workflows.failures import own_error
 from workflows.running.cluster import wait_for_cpus
+from workflows.running.interrupts import handlers_kept
 from workflows.running.progress import follow, open_board
 from workflows.running.worker import Results, TaskRun
 from workflows.storage import ObjectStore, open_store, read_json, run_prefix, write_json
@@ -87,19 +86,16 @@ def _raise_recorded_error(store: ObjectStore, folder: str) -> None:
         raise _read_error(store, info.key)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be a KeyboardInterrupt: Ray Train stops the workers, exits like a success and keeps its handler."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        signal.signal(signal.SIGINT, handler)
+def _training_error(task: WorkerTask, error: ray.train.TrainingFailedError) -> TruError:
+    """Why Ray Train gave up: a part of the cluster, or errors of workers, which can follow from a lost worker."""
+    own = own_error(error)
+    if isinstance(error, ray.train.ControllerError):
+        return TransientError(f"run {task.run_id}: Ray Train could not start or steer the workers. {own or ''}".strip())
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    last = str(failures[0]).strip().splitlines()[-1:] or [type(failures[0]).__name__]
+    cause = own or f"{last[0][:300]}. Whole checkpoints are kept. Run the same command again: it resumes."
+    times = task.job.scaling.max_failures + 1
+    return TransientError(f"run {task.run_id}: workers were lost {times} times. Nothing was published. {cause}")
 
 
 def run_task(task: WorkerTask, *, loop: WorkerLoop = worker_loop, show_progress: bool = True) -> Results:
@@ -135,17 +131,11 @@ def run_task(task: WorkerTask, *, loop: WorkerLoop = worker_loop, show_progress:
     )
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     try:
-        with follow(board), _interruptible():
+        with follow(board), handlers_kept():  # Ray Train sets a handler for Ctrl-C, exits like a success and keeps it
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         _raise_recorded_error(store, _errors_folder(task.run_id, attempt))
-        failures = getattr(error, "worker_failures", {}) or {0: error}
-        first = next(iter(failures.values()))
-        raise TransientError(
-            f"run {task.run_id}: workers were lost {scaling.max_failures + 1} times, last by {type(first).__name__}: "
-            f"{str(first).strip().splitlines()[-1][:300]}. Nothing was published; whole checkpoints are kept. Run the "
-            "same command again: it resumes from the newest one."
-        ) from error
+        raise _training_error(task, error) from error
     finally:
         if board is not None:
             ray.kill(board)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tru_core.errors import MissingObjectError, TruError
+from workflows.failures import own_error
 from workflows.storage import ObjectStore, canonical_json, read_json, run_prefix
 from workflows.storage.commands import result_command
 
@@ -83,9 +84,10 @@ def recorded(
         canonical_json(figures, where=f"the figures of run {run_id}")
     except BaseException as error:
         ending = {"outcome": "failed", "exit_code": UNEXPECTED, "error": type(error).__name__}
-        if isinstance(error, TruError):
-            message = str(error).replace(hidden, "the request file") if hidden else str(error)
-            ending |= {"exit_code": error.exit_code, "message": message}
+        own = own_error(error)
+        if own is not None:
+            message = str(own).replace(hidden, "the request file") if hidden else str(own)
+            ending |= {"exit_code": own.exit_code, "error": type(own).__name__, "message": message}
         elif isinstance(error, KeyboardInterrupt):
             ending = {"outcome": "interrupted", "exit_code": INTERRUPTED}
         ended_at = datetime.now(UTC).isoformat(timespec="seconds")
