@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.ledger_world import KEY
+from tests.tiny_snapshot import name_a_model, write_tiny_snapshot
 from workflows import cli
 from workflows.ledger.drop_folder import Unread, find_request_files
+from workflows.storage.local import LocalStore
 
 HEADER = "request_id,kind,user_id,item_id\n"
 
@@ -199,6 +201,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "keys" / "identity.key").touch(mode=0o600)
     (tmp_path / "keys" / "identity.key").write_text(KEY.secret.hex())
     text = f"storage: {tmp_path / 'store'}\ndataset: tiny\nmodel: m\nkeys: {{folder: {tmp_path / 'keys'}}}\n"
+    write_tiny_snapshot(LocalStore(tmp_path / "store"))
+    name_a_model(LocalStore(tmp_path / "store"), "m")
     return put(tmp_path / "job.yaml", text)
 
 

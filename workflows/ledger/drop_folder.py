@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from tru_core.errors import DataError
+from tru_core.quoting import printable
 from workflows.ledger.request_files import (
     PACKINGS,
     PARSERS,
@@ -17,7 +18,6 @@ from workflows.ledger.request_files import (
     RequestFile,
     kind_of_content,
     open_request_file,
-    printable,
     split_packing,
 )
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 import pyarrow as pa
 
 from tru_core.errors import ConfigError, DataError
+from tru_core.quoting import printable
 from workflows.data.request_columns import UNCHANGED
 from workflows.data.request_json import parse_json, parse_json_lines
 from workflows.data.request_parquet import parse_parquet
@@ -116,11 +117,6 @@ def kind_of_content(head: bytes) -> str:
     if not start or has_header(text[:_CHUNK_BYTES]):
         return ".csv"
     return ".json" if start[0] in "[{" and '"request_id"' in start else ""
-
-
-def printable(text: str) -> str:
-    """A name on one line, with what could steer a terminal written as ``\\x1b``."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _magic_of(head: bytes) -> str:
