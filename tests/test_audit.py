@@ -318,7 +318,7 @@ def test_the_command_takes_its_block_from_the_options_and_ends_with_6(
     assert "Do nothing: failed" in capsys.readouterr().out
     assert (tmp_path / "page.html").stat().st_size > 0
     assert cli.main(["audit", str(path), "--version", "7", "--json"]) == 4
-    assert "no version 7" in json.loads(capsys.readouterr().out)["message"]
+    assert "the model 'tiny-mgcn' does not exist" in json.loads(capsys.readouterr().out)["message"]
     with pytest.raises(SystemExit):
         cli.main(["audit", str(path), "--version", "7", "--batch", "b"])
 

@@ -24,6 +24,7 @@ from workflows.experiments.comparison import RunFigures, summarise, to_json
 from workflows.ingest.raw_files import UnusedFile
 from workflows.running import cluster, private_ray, runs
 from workflows.running.outcomes import recorded
+from workflows.storage import existing, open_store
 from workflows.storage.local import LocalStore
 
 ERRORS = [
@@ -544,6 +545,7 @@ def test_an_endpoint_goes_to_the_side_that_is_s3_and_each_side_can_have_its_own(
         raise DataError("far enough")
 
     monkeypatch.setattr(ingest, "import_dataset", import_dataset)
+    monkeypatch.setattr(existing, "open_new", lambda config, *, where: (open_store(config), False))  # asks no endpoint
     argv = ["data", "import", source, "--to", f"{to}/datasets/d"]
     for side, url in options.items():
         argv += [f"{side}-endpoint-url", url]

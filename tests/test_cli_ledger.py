@@ -172,7 +172,7 @@ def test_row_33_no_requests_change_nothing(terminal: Terminal, text: str) -> Non
 def test_row_40_a_deletion_and_a_consent_are_both_kept_in_the_order_of_receipt(terminal: Terminal) -> None:
     terminal.submit(user_line(1))
     consent = terminal.file(user_line(5, user=1, received="2026-03-05T00:00:00Z"), "consents.csv")
-    place = {"storage": terminal.store.url}
+    place = {"storage": terminal.store.url, "deleted_before": 0}
     assert terminal.json("reconsent", consent) == {"consents": 1, "new": 1, "written_to_tombstones": 1} | place
     assert terminal.json("reconsent", consent) == {"consents": 1, "new": 0, "written_to_tombstones": 0} | place
     assert terminal.states() == {"r1": "queued"}  # what was asked for before is carried out

@@ -78,7 +78,7 @@ def _data_import(arguments: argparse.Namespace) -> Figures:
     values |= {key: value for key, value in given.items() if value is not None}
     settings = parse(IngestConfig, values, where=arguments.settings or "data import")
     source_endpoint, to_endpoint = _endpoints(arguments, root)
-    storage = storage_config(arguments, root, endpoint_url=to_endpoint, where="--to")
+    storage = parse(StorageConfig, {"url": root, "endpoint_url": to_endpoint}, where="--to")
     source = parse(StorageConfig, {"url": arguments.source, "endpoint_url": source_endpoint}, where="source")
     store = open_made_storage(arguments, storage, where="--to")
     unused: list[UnusedFile] = []

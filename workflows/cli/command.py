@@ -196,17 +196,11 @@ def add_storage_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", help="region of the bucket, where it is not us-east-1")
 
 
-def storage_config(
-    arguments: argparse.Namespace, url: str, *, where: str, endpoint_url: str | None = None
-) -> "StorageConfig":
-    """A storage as the command line names it. ConfigError if the url or the endpoint is against the rules.
-
-    Args:
-        endpoint_url: Where it is not that of ``--endpoint-url``.
-    """
+def storage_config(arguments: argparse.Namespace, url: str, *, where: str) -> "StorageConfig":
+    """A storage as the command line names it. ConfigError if the url or the endpoint is against the rules."""
     from workflows.config.parsing import parse
     from workflows.storage import StorageConfig
 
-    asked = {"url": url, "endpoint_url": endpoint_url or arguments.endpoint_url}
+    asked = {"url": url, "endpoint_url": arguments.endpoint_url}
     region = getattr(arguments, "region", None)
     return parse(StorageConfig, asked | ({"region": region} if region else {}), where=where)

@@ -15,29 +15,17 @@ _ALERTS = {"overdue": "OVERDUE", "used_80_percent": "80 % used", "used_50_percen
 
 def print_submission(figures: Figures) -> None:
     """Print what became of a submission, what the data set does not know, and why files were refused or not read."""
-    lists = ("failed", "unread", "exit_code", "unknown", "renamed", "held_because")
+    lists = ("failed", "unread", "exit_code", "unknown", "renamed", "warnings")
     print_figures({name: value for name, value in figures.items() if name not in lists})
     console = make_console()
-    for place in figures["unknown"]:
-        console.print(f"{_lines_of(place)}: the data set does not know an id that is named there.", soft_wrap=True)
-    for place in figures["renamed"]:
-        text = f"{_lines_of(place)}: the request id holds the id of its subject. The ledger keeps a pseudonym for it."
-        console.print(text, soft_wrap=True)
-    for reason in figures["held_because"]:
-        console.print(f"held: {reason}.", soft_wrap=True)
+    for text in figures.get("warnings", []):
+        console.print(f"warning: {text}.", soft_wrap=True)
     for file in figures["failed"]:
         console.print(f"refused {file['file']}: {file['error']}", soft_wrap=True)
     for file in figures["unread"]:
         console.print(f"not read {file['file']}: {file['reason']}", soft_wrap=True)
     if figures["exit_code"] == 9:
         console.print("Nothing new can be carried out: its requesters are not verified, or a hold covers it.")
-
-
-def _lines_of(place: Figures) -> str:
-    """A file and the first of some of its lines."""
-    shown = place["lines"][:10]
-    more = f", ... ({place['total']} in all)" if place["total"] > len(shown) else ""
-    return f"{place['file']} line{'s' if place['total'] > 1 else ''} {', '.join(map(str, shown))}{more}"
 
 
 def print_requests(figures: Figures) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from workflows.ingest.problems import (
 from workflows.ingest.raw_files import IdMap, RawData
 from workflows.ingest.raw_tables import Piece, raise_by_line, read_piece, read_tables, unique_strings
 from workflows.ingest.tasks import collect, map_pieces
-from workflows.ingest.times import UnitCount, count_units, odd_times
+from workflows.ingest.times import UnitCount, count_units, dates_read, odd_times
 from workflows.ingest.tombstone_gate import BlockedIds, rows_blocked, without_rows
 from workflows.storage import ObjectStore
 
@@ -71,6 +71,7 @@ class Scan:
     num_rows: int
     num_early_times: int = 0  # before 1990
     has_one_time: bool = False
+    dates: dict[str, int] = field(default_factory=dict)  # times that were written as the digits of a date, by form
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def scan_interactions(work: RawInteractions) -> Scan:
         sum(note["num_rows"] for note in notes),
         num_early_times=sum(unit.num_early for unit in units),
         has_one_time=len({time for unit in units for time in (unit.first_ms, unit.last_ms)}) == 1,
+        dates=dates_read(units),
     )
     if not problems:
         problems = rewritten_ids(doubts, work.columns, scan)

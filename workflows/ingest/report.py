@@ -33,6 +33,7 @@ def import_report(
         "cold_user_rows_dropped": scan.num_rows - num_rows,
         "cold_items": int(np.count_nonzero(~interactions.is_train_item)),
     }
+    report |= scan.dates
     for modality, found in features.items():
         report[f"items_without_feature.{modality}"] = found.num_missing
         report[f"feature_rows_without_item.{modality}"] = found.num_without_item

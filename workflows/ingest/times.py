@@ -184,6 +184,13 @@ def count_units(
     return counts
 
 
+def dates_read(counts: Sequence[UnitCount]) -> dict[str, int]:
+    """How many times were written as the digits of a date, for the import's report: by their form."""
+    forms = {unit: TIME_UNITS[unit].rpartition(" ")[2] for unit in _CALENDAR}
+    rows = {unit: sum(count.num_rows for count in counts if count.unit == unit) for unit in forms}
+    return {f"times_read_as_{forms[unit]}": num_rows for unit, num_rows in rows.items() if num_rows}
+
+
 def odd_times(counts: Sequence[UnitCount], *, column: str) -> list[Problem]:
     """What is wrong with the times of a data set as a whole: they are of several units, or all lie in 1970."""
     totals = {unit: sum(count.num_rows for count in counts if count.unit == unit) for unit in range(len(TIME_UNITS))}

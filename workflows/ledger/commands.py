@@ -21,7 +21,7 @@ from workflows.ledger.job import LedgerJob
 from workflows.ledger.pseudonyms import source_name, without_names
 from workflows.ledger.queries import alert_of
 from workflows.ledger.receipt_log import read_receipt
-from workflows.ledger.records import Hold
+from workflows.ledger.records import Hold, SubmitReport
 from workflows.ledger.request_files import open_request_file
 from workflows.ledger.states import DONE_STATES, DUE_STATES, NEXT_STEP, OPEN_STATES
 from workflows.ledger.submit_file import submit_requests
@@ -33,6 +33,7 @@ Figures = dict[str, Any]
 
 POLICY_EXIT_CODE = PolicyError.exit_code
 MAX_LINES_NAMED = 1000
+_LINES_SHOWN = 10
 
 
 class Desk:
@@ -93,9 +94,8 @@ def submit(job: LedgerJob, path: Path, *, is_as_written: bool = False) -> Figure
     states: Counter[State] = Counter()
     figures: Figures = {"files_taken": 0, "files_taken_before": 0, "known": 0, "times_assumed": 0, "look_alikes": 0}
     figures |= {"ids_named": 0, "ids_known": 0, "deleted_before": 0}
-    unknown: list[Figures] = []
-    renamed: list[Figures] = []
-    doubts: list[str] = []
+    warnings: list[str] = []
+    places: dict[str, list[Figures]] = {"unknown": [], "renamed": []}
     failed: list[Figures] = []
     found, unread = find_request_files(path)
     for place in found:
@@ -129,17 +129,36 @@ def submit(job: LedgerJob, path: Path, *, is_as_written: bool = False) -> Figure
         figures["ids_named"] += report.num_ids
         figures["ids_known"] += report.num_ids_known
         figures["deleted_before"] += report.num_gone
-        unknown += _at(report.source, report.unknown_lines)
-        renamed += _at(report.source, report.renamed_lines)
-        doubts += [report.hold] if report.hold else []
+        warnings += _warnings(report)
+        places["unknown"] += _at(report.source, report.unknown_lines)
+        places["renamed"] += _at(report.source, report.renamed_lines)
     waiting = states["received"] + states["held"]
     is_stuck = waiting > 0 and waiting == sum(states.values()) and not figures["known"]
     left_out = [{"file": entry.file, "reason": entry.reason, "exit_code": entry.exit_code} for entry in unread]
     faults = [entry["exit_code"] for entry in (*failed, *left_out) if entry["exit_code"]]
     exit_code = faults[0] if faults else POLICY_EXIT_CODE if is_stuck else 0
     new = {"new": sum(states.values()), "by_state": dict(sorted(states.items()))}
-    found = {"unknown": unknown, "renamed": renamed, "held_because": doubts}
-    return new | figures | found | {"failed": failed, "unread": left_out, "exit_code": exit_code}
+    told = {"warnings": warnings} if warnings else {}
+    return new | figures | places | told | {"failed": failed, "unread": left_out, "exit_code": exit_code}
+
+
+def _warnings(report: SubmitReport) -> list[str]:
+    """What the sender of a file should look at, in sentences."""
+    texts = []
+    if report.unknown_lines:
+        where = _lines_of(report.source, report.unknown_lines)
+        texts.append(f"{where}: the data set does not know an id that is named there")
+    if report.renamed_lines:
+        where = _lines_of(report.source, report.renamed_lines)
+        texts.append(f"{where}, column request_id: it holds the id of its subject; the ledger keeps a pseudonym for it")
+    return [*texts, f"{report.source} is held: {report.hold}"] if report.hold else texts
+
+
+def _lines_of(source: str, lines: Sequence[int]) -> str:
+    """A file and the first of some of its lines."""
+    more = f", ... ({len(lines)} in all)" if len(lines) > _LINES_SHOWN else ""
+    word = "line" if len(lines) == 1 else "lines"
+    return f"{source} {word} {', '.join(map(str, lines[:_LINES_SHOWN]))}{more}"
 
 
 def _at(source: str, lines: Sequence[int]) -> list[Figures]:
