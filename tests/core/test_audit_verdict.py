@@ -11,10 +11,11 @@ from tru_core.audits.base import AUDIT_VERSION, AuditCase, Measurement, System
 from tru_core.audits.neighbours import jaccard, rank_biased_overlap
 from tru_core.audits.pair_ranks import pair_ranks, rank_among
 from tru_core.audits.shadows import draw_members, shadow_train_pairs, subjects_of
-from tru_core.audits.statistics import clustered_error, placements, student_quantile
+from tru_core.audits.statistics import clustered_error, placements
 from tru_core.audits.verdict import judge
 from tru_core.errors import ConfigError, DataError
 from tru_core.interactions import make_request, select
+from tru_core.student import student_quantile
 
 MEMORY = Measurement(
     attack="memory",

@@ -7,7 +7,6 @@ subjects that they never saw.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,20 +49,6 @@ def clustered_error(values: FloatArray, clusters: IntArray) -> float:
     if columns.shape[1] == 2:
         squares = max(squares - float((rests**2).sum()), float((rests**2).sum()))
     return float(np.sqrt(squares * count / (count - 1)) / len(values)) if count > 1 else 0.0
-
-
-@cache
-def student_quantile(probability: float, degrees: float) -> float:
-    """Quantile of Student's t distribution, by integrating its density over the angle ``atan(t / sqrt(degrees))``.
-
-    Args:
-        probability: Above 0.5, below 1.
-        degrees: Degrees of freedom, above 0.
-    """
-    angle = np.linspace(0.0, np.pi / 2, 20_001)
-    density = np.cos(angle) ** (degrees - 1.0) if degrees >= 1 else np.maximum(np.cos(angle), 1e-9) ** (degrees - 1.0)
-    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return float(np.sqrt(degrees) * np.tan(np.interp(probability - 0.5, mass / mass[-1] / 2, angle)))
 
 
 @dataclass(frozen=True)

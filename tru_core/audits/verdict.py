@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tru_core.audits.base import Aspect, Finding, Measurement, Reference, Result, Verdict
-from tru_core.audits.statistics import student_quantile
 from tru_core.errors import DataError
+from tru_core.student import student_quantile
 
 FALSE_ALARMS = 0.05
 """Chance that a Retrain with another seed fails any of the statistics together."""

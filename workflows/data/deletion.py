@@ -40,6 +40,7 @@ from workflows.storage import (
     snapshot_prefix,
     vocabulary_key,
 )
+from workflows.storage.parquet import parquet_bytes
 from workflows.tasks import RequestRows
 
 
@@ -116,9 +117,7 @@ def write_snapshot_without(
 
 
 def _put_table(store: ObjectStore, key: str, table: pa.Table) -> FileEntry:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return put_file(store, key, sink.getvalue())
+    return put_file(store, key, parquet_bytes(table))
 
 
 def _without_interactions(store: ObjectStore, parent: SnapshotManifest, rows: RequestRows, snapshot_id: str):

@@ -23,6 +23,7 @@ from workflows.data.requests import DeletionRequest, Kind
 from workflows.storage import FileEntry, ObjectStore, put_file, read_verified
 from workflows.storage.chain import Link, append, list_chain, mend_mark, read_chain
 from workflows.storage.keys import tombstones_body_key, tombstones_chain, tombstones_prefix
+from workflows.storage.parquet import parquet_bytes
 
 MAX_INLINE_ROWS = 50
 _MAX_ATTEMPTS = 200
@@ -273,19 +274,15 @@ def _append(
     )
     if len(rows) > MAX_INLINE_ROWS:
         key = tombstones_body_key(dataset, entry.attempt_id)
-        entry = entry.model_copy(update={"body": put_file(store, key, _parquet(rows))})
+        entry = entry.model_copy(
+            update={"body": put_file(store, key, parquet_bytes(pa.Table.from_pylist(rows, schema=_SCHEMA)))}
+        )
     else:
         entry = entry.model_copy(update={"rows": rows})
     written = append(store, tombstones_chain(dataset), entry.model_dump(mode="json"), before=before)
     if written is None and entry.body is not None:
         store.delete(entry.body.key)
     return written is not None
-
-
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
 
 
 def _read_body(store: ObjectStore, entry: FileEntry) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tru_core.errors import ConfigError, NumericsError
+from tru_core.student import student_quantile
 
 FIGURES = (
     "test_recall20",
@@ -23,14 +24,6 @@ FIGURES = (
     "speedup",
 )
 Place = Literal["inside", "below", "above"]
-
-# 97.5 % quantiles of Student's t with 1 to 30 degrees of freedom; beyond, the normal distribution's.
-T_QUANTILES = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-NORMAL_QUANTILE = 1.960
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     freedom = len(values) - 1
-    quantile = T_QUANTILES[freedom - 1] if freedom <= len(T_QUANTILES) else NORMAL_QUANTILE
+    quantile = round(student_quantile(0.975, freedom), 3)
     half = quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     mean = float(np.mean(values))
     return mean - half, mean + half

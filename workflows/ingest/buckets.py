@@ -1,13 +1,11 @@
 """Write interactions by user bucket: a shuffle brings whole buckets together, then one function writes each."""
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 
@@ -18,6 +16,7 @@ from workflows.ingest.settings import IN_SETTINGS
 from workflows.ingest.splits import find_duplicates, sort_rows, split_users
 from workflows.ingest.tasks import collect, map_blocks, map_pieces, materialize
 from workflows.storage import FileEntry, ObjectStore, interactions_key, put_file
+from workflows.storage.parquet import parquet_bytes
 
 ROWS_PER_PARTITION = 2_000_000
 _COLUMNS = ("user_row", "item_row", "split", "timestamp", "file", "source_row")
@@ -188,10 +187,3 @@ def _write_bucket(rows: dict[str, np.ndarray], bucket: int, plan: BucketPlan) ->
     schema = INTERACTION_SCHEMA.append(pa.field("timestamp", pa.int64())) if plan.has_timestamp else INTERACTION_SCHEMA
     table = pa.table([pa.array(rows[field.name]).cast(field.type) for field in schema], schema=schema)
     return put_file(plan.store, interactions_key(plan.dataset, plan.snapshot_id, bucket), parquet_bytes(table))
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """The bytes of a parquet file. The same table gives the same bytes with the same version of pyarrow."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()

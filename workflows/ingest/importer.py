@@ -18,7 +18,6 @@ from workflows.ingest.buckets import (
     WrittenInteractions,
     find_repeats,
     gather_buckets,
-    parquet_bytes,
     write_buckets,
 )
 from workflows.ingest.columns import Columns, find_columns
@@ -54,6 +53,7 @@ from workflows.storage import (
     snapshot_prefix,
     vocabulary_key,
 )
+from workflows.storage.parquet import parquet_bytes
 
 SplitKind = Literal["given", "random", "time"]
 

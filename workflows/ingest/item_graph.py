@@ -14,10 +14,10 @@ import ray
 from numpy.typing import NDArray
 
 from workflows.data.snapshot import ITEM_GRAPH_SCHEMA, FeatureEntry, ItemGraphEntry, item_bucket_range
-from workflows.ingest.buckets import parquet_bytes
 from workflows.ingest.features import Moments
 from workflows.ingest.tasks import collect, map_pieces
 from workflows.storage import FileEntry, ObjectStore, item_graph_key, put_file, read_verified
+from workflows.storage.parquet import parquet_bytes
 
 _SLAB_BYTES = 64 * 2**20
 

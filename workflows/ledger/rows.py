@@ -1,6 +1,5 @@
 """Requests as rows of a table, and back. Digests are 32 bytes there, 64 hexadecimal digits elsewhere."""
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from tru_core.errors import IntegrityError
 from workflows.ledger.records import LedgerRequest
 from workflows.storage import FileEntry, ObjectStore, put_file, read_verified
+from workflows.storage.parquet import parquet_bytes
 
 DIGEST_COLUMNS = ("subject_digest", "user_digest", "item_digest")
 _DIGEST = pa.binary(32)
@@ -74,18 +74,9 @@ def requests_of(table: pa.Table) -> list[LedgerRequest]:
 
 def write_table(store: ObjectStore, key: str, table: pa.Table) -> FileEntry:
     """Write a table as parquet, once."""
-    buffer = io.BytesIO()
     dictionaries = [name for name in table.column_names if name not in _HIGH_VARIETY]
-    columns: Any = dictionaries  # the stub knows only a bool
-    pq.write_table(
-        table,
-        buffer,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=columns,
-        row_group_size=ROWS_PER_GROUP,
-    )
-    return put_file(store, key, buffer.getvalue())
+    body = parquet_bytes(table, compression_level=1, use_dictionary=dictionaries, row_group_size=ROWS_PER_GROUP)
+    return put_file(store, key, body)
 
 
 def read_table(store: ObjectStore, entry: FileEntry) -> pa.Table:
