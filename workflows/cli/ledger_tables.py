@@ -81,13 +81,14 @@ def print_explanation(figures: Figures) -> None:
 
 def _print_table(requests: list[Figures]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    for heading in ("request", "kind", "state", "deadline (UTC)", "", "by", "batch"):
+    for heading in ("request", "kind", "state", "outcome", "deadline (UTC)", "", "by", "batch"):
         table.add_column(heading, overflow="fold", no_wrap=heading != "request")
     for request in requests:
         table.add_row(
             request["request_id"],
             request["kind"],
             request["state"],
+            request["outcome"] or "",
             request["deadline"][:16].replace("T", " "),
             _ALERTS[request["alert"]],
             request["regulation"],
