@@ -25,7 +25,7 @@ def print_submission(figures: Figures) -> None:
     for file in figures["unread"]:
         console.print(f"not read {file['file']}: {file['reason']}", soft_wrap=True)
     if figures["exit_code"] == 9:
-        console.print("Nothing new can be carried out: its requesters are not verified, or a hold covers it.")
+        console.print("Requests wait: their requesters are not verified, or a hold covers them.")
 
 
 def print_requests(figures: Figures) -> None:

@@ -84,8 +84,8 @@ def submit(job: LedgerJob, path: Path, *, is_as_written: bool = False) -> Figure
     """Take the requests of a file, or of every file of a drop folder that was not taken before.
 
     A file that is refused holds back no other: ``failed`` says which and why. ``unread`` names every file that was
-    not looked into, and why. ``exit_code`` is that of the first of both that is a fault, else 9 if nothing new can be
-    carried out: its requesters are not verified, or holds cover it.
+    not looked into, and why. ``exit_code`` is that of the first of both that is a fault, else 9 if a file is held because
+    much of it is not known, or if nothing new can be carried out: requesters are not verified, or holds cover it.
 
     Args:
         is_as_written: Ids that the data set does not know, or that only look like one of its ids, are meant so.
@@ -95,6 +95,7 @@ def submit(job: LedgerJob, path: Path, *, is_as_written: bool = False) -> Figure
     figures: Figures = {"files_taken": 0, "files_taken_before": 0, "known": 0, "times_assumed": 0, "look_alikes": 0}
     figures |= {"ids_named": 0, "ids_known": 0, "deleted_before": 0}
     warnings: list[str] = []
+    has_doubts = False
     places: dict[str, list[Figures]] = {"unknown": [], "renamed": []}
     failed: list[Figures] = []
     found, unread = find_request_files(path)
@@ -130,13 +131,14 @@ def submit(job: LedgerJob, path: Path, *, is_as_written: bool = False) -> Figure
         figures["ids_known"] += report.num_ids_known
         figures["deleted_before"] += report.num_gone
         warnings += _warnings(report)
+        has_doubts |= report.hold != ""
         places["unknown"] += _at(report.source, report.unknown_lines)
         places["renamed"] += _at(report.source, report.renamed_lines)
     waiting = states["received"] + states["held"]
     is_stuck = waiting > 0 and waiting == sum(states.values()) and not figures["known"]
     left_out = [{"file": entry.file, "reason": entry.reason, "exit_code": entry.exit_code} for entry in unread]
     faults = [entry["exit_code"] for entry in (*failed, *left_out) if entry["exit_code"]]
-    exit_code = faults[0] if faults else POLICY_EXIT_CODE if is_stuck else 0
+    exit_code = faults[0] if faults else POLICY_EXIT_CODE if is_stuck or has_doubts else 0
     new = {"new": sum(states.values()), "by_state": dict(sorted(states.items()))}
     told = {"warnings": warnings} if warnings else {}
     return new | figures | places | told | {"failed": failed, "unread": left_out, "exit_code": exit_code}

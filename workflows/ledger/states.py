@@ -48,7 +48,7 @@ CANCELLABLE_STATES: tuple[State, ...] = tuple(state for state in STATES if "canc
 NEXT_STEP: Mapping[State, str] = {
     "received": "It waits until somebody says that the requester is who they claim to be:",
     "verified": "It is queued, held or found to be a duplicate at once.",
-    "held": "It waits until its legal hold is released. The deadline runs on.",
+    "held": "It waits until its hold is released. The deadline runs on.",
     "denied": "Nothing follows. Tell the requester why.",
     "duplicate": "It ends with the request that it repeats, whose receipt answers both.",
     "queued": "The next `tru delete run` takes it.",
