@@ -84,8 +84,9 @@ def submit(job: LedgerJob, path: Path, *, is_as_written: bool = False) -> Figure
     """Take the requests of a file, or of every file of a drop folder that was not taken before.
 
     A file that is refused holds back no other: ``failed`` says which and why. ``unread`` names every file that was
-    not looked into, and why. ``exit_code`` is that of the first of both that is a fault, else 9 if a file is held because
-    much of it is not known, or if nothing new can be carried out: requesters are not verified, or holds cover it.
+    not looked into, and why. ``exit_code`` is that of the first of both that is a fault. Else it is 9 if a file is held
+    because much of it is not known, or if nothing new can be carried out: requesters are not verified, or holds cover
+    it.
 
     Args:
         is_as_written: Ids that the data set does not know, or that only look like one of its ids, are meant so.
