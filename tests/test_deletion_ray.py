@@ -8,8 +8,9 @@ import pytest
 
 from tests.deletion_world import HEADER, LINES, copy_world, delete, end_state, ledger_of, pairs_of, run_here, write_file
 from tests.ray_loops import loop_killed_while_deleting
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.algorithm_one import AlgorithmOneSettings
 from workflows.cli import main
+from workflows.config.unlearn import UnlearnConfig
 from workflows.data.snapshot import current_snapshot
 from workflows.running import jobs, runs
 from workflows.storage import open_store
@@ -21,7 +22,7 @@ def test_a_killed_ray_worker_changes_nothing_of_how_a_deletion_ends(
     ray_session: None, trained_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "run_task", run_here)
-    with_epochs = TRUSettings(batch_size=256, paper_literal=True)
+    with_epochs = UnlearnConfig(method="algorithm_one", settings=AlgorithmOneSettings(batch_size=256))
     whole = copy_world(trained_world, tmp_path / "whole").model_copy(update={"unlearn": with_epochs})
     delete(whole, tmp_path / "whole", *LINES)
     killed = copy_world(trained_world, tmp_path / "killed").model_copy(update={"unlearn": with_epochs})

@@ -16,6 +16,7 @@ from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError, PolicyError
 from tru_core.settings import Settings
 from workflows.config.job import JobConfig
+from workflows.config.unlearn import named_unlearn
 from workflows.data.requests import DeletionRequest, Kind
 from workflows.data.snapshot import SnapshotManifest
 from workflows.deletions.subjects import Counts, Subject, count_named, find_subjects, is_found, rows_of
@@ -176,6 +177,7 @@ def _batch_id(
     """Name a batch by what decides it. Rows stand for the ids, from which a digest could be guessed back."""
     names = {"dataset", "model", "precision", "feature_scaling", "backbone", "fit", "unlearn"}
     settings: dict[str, Any] = job.model_dump(mode="json", include=names)
+    settings["unlearn"] = named_unlearn(job.unlearn)
     settings["delete"] = job.delete.model_dump(mode="json", include={"audit", "on_refused", "on_large", "stronger"})
     if job.delete.audit != "off":
         settings["audit"] = job.audit.model_dump(mode="json")
@@ -200,7 +202,7 @@ def _method(job: JobConfig, snapshot: SnapshotManifest, counts: Counts) -> Liter
     """
     if not counts.train_pairs:
         return "unlearn"
-    if not job.unlearn.reset_subjects:
+    if not job.unlearn.setting("reset_subjects", True):
         raise ConfigError(
             "unlearn.reset_subjects: false leaves the rows of deleted users and items in the model; expected true for "
             "a deletion. Nothing was changed. Remove the setting from the job file."
