@@ -116,7 +116,8 @@ def _with_blocks_of_the_method(values: dict[str, Any]) -> dict[str, Any]:
     method = unlearn.get("method") if isinstance(unlearn, dict) else getattr(unlearn, "method", None)
     if not isinstance(method, str) or method == DEFAULT_METHOD or method not in METHODS:
         return values
-    blocks = {name: values.get(name, {}) for name in ("compare", "audit", "delete")}
+    written = {name: values.get(name, {}) for name in ("compare", "audit", "delete")}
+    blocks = {n: b.model_dump(exclude_unset=True) if isinstance(b, Settings) else b for n, b in written.items()}
     own = {name: dict(block) for name, block in blocks.items() if isinstance(block, dict)}
     if "compare" in own and method != "retrain":
         names = list(dict.fromkeys([*DEFAULT_METHODS, method]))

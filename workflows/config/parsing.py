@@ -61,7 +61,7 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
 
 def _unknown(name: str | int, known: Sequence[str], *, of: str = "") -> str:
     near = difflib.get_close_matches(str(name)[:80], known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
     return f"there is no such setting{of and f' of {of}'}{hint}"
 
 

@@ -61,7 +61,7 @@ class Attempt(Settings):
 
 def attempt_names(job: JobConfig, plan: BatchPlan) -> list[Name]:
     """What is tried, in this order."""
-    if plan.method == "retrain" or job.unlearn.method == "retrain":
+    if plan.method == "retrain":
         return ["retrain"]
     names: list[Name] = ["unlearn"]
     for fallback in job.delete.on_refused if job.delete.audit != "off" else ():

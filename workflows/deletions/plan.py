@@ -53,7 +53,7 @@ class BatchPlan(Settings):
         rows: All requests together, by row.
         num_interactions: Interactions that leave the data set, each counted once.
         requests: Sorted by request id.
-        method: ``retrain`` for a batch that is too large to be unlearned.
+        method: ``retrain`` for a batch that is too large to be unlearned, and for every one where the job says so.
         minimum_waived: Why it has fewer requests than policy asks for; "" if it has as many.
     """
 
@@ -200,8 +200,9 @@ def _method(job: JobConfig, snapshot: SnapshotManifest, counts: Counts) -> Liter
         ConfigError: If the job would leave deleted users' rows in the model.
         PolicyError: If nothing would be left to retain.
     """
+    wanted: Literal["unlearn", "retrain"] = "retrain" if job.unlearn.method == "retrain" else "unlearn"
     if not counts.train_pairs:
-        return "unlearn"
+        return wanted
     if not job.unlearn.setting("reset_subjects", True):
         raise ConfigError(
             "unlearn.reset_subjects: false leaves the rows of deleted users and items in the model; expected true for "
@@ -212,8 +213,8 @@ def _method(job: JobConfig, snapshot: SnapshotManifest, counts: Counts) -> Liter
             f"the batch names all {snapshot.counts.train} training interactions of data set {job.dataset}: nothing "
             f"would be left to retain. Nothing was changed. Withdraw model {job.model} instead."
         )
-    if counts.train_rows <= job.delete.max_share * snapshot.counts.train:
-        return "unlearn"
+    if wanted == "retrain" or counts.train_rows <= job.delete.max_share * snapshot.counts.train:
+        return wanted
     return "retrain" if job.delete.on_large == "retrain" else None
 
 
