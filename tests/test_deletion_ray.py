@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.deletion_world import HEADER, LINES, copy_world, delete, end_state, ledger_of, pairs_of, run_here, write_file
+from tests.deletion_world import (
+    HEADER,
+    LINES,
+    copy_world,
+    delete,
+    end_state,
+    ledger_of,
+    make_job,
+    pairs_of,
+    run_here,
+    write_file,
+)
 from tests.ray_loops import loop_killed_while_deleting
 from tru_core.unlearning.algorithm_one import AlgorithmOneSettings
 from workflows.cli import main
@@ -23,9 +34,11 @@ def test_a_killed_ray_worker_changes_nothing_of_how_a_deletion_ends(
 ) -> None:
     monkeypatch.setattr(runs, "run_task", run_here)
     with_epochs = UnlearnConfig(method="algorithm_one", settings=AlgorithmOneSettings(batch_size=256))
-    whole = copy_world(trained_world, tmp_path / "whole").model_copy(update={"unlearn": with_epochs})
+    copy_world(trained_world, tmp_path / "whole")
+    whole = make_job(tmp_path / "whole", unlearn=with_epochs)
     delete(whole, tmp_path / "whole", *LINES)
-    killed = copy_world(trained_world, tmp_path / "killed").model_copy(update={"unlearn": with_epochs})
+    copy_world(trained_world, tmp_path / "killed")
+    killed = make_job(tmp_path / "killed", unlearn=with_epochs)
     monkeypatch.setattr(runs, "run_task", partial(jobs.run_task, loop=loop_killed_while_deleting))
     delete(killed, tmp_path / "killed", *LINES)
     assert (tmp_path / "killed" / "diary" / "killed").exists()

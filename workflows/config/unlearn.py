@@ -8,7 +8,7 @@ from pydantic import SerializationInfo, SerializeAsAny, model_serializer, model_
 
 from tru_core.claims import EXACT_METHODS
 from tru_core.errors import ConfigError
-from tru_core.quoting import quoted, shown_kind
+from tru_core.quoting import may_be_secret, quoted, shown_kind
 from tru_core.settings import Settings
 from tru_core.unlearning.algorithm_one import AlgorithmOneSettings
 from tru_core.unlearning.methods import METHODS
@@ -175,7 +175,8 @@ def without_earlier(values: Mapping[str, Any], *, where: str, lines: str) -> dic
         if values.get("reverse_learning_rate") is not None:
             own["ascent_learning_rate"] = values["reverse_learning_rate"]
         found = parse(AlgorithmOneSettings, own, where=where).model_dump(mode="json", exclude_defaults=True)
-        texts = [f"{name}: {json.dumps(value)}" for name, value in found.items()]
+        values_shown = {name: json.dumps(value) for name, value in found.items()}
+        texts = [f"{name}: {'...' if may_be_secret(text) else text}" for name, text in values_shown.items()]
         if lines == _BLOCK:
             texts.insert(0, "")
         raise ConfigError(
