@@ -31,6 +31,7 @@ from tru_core.errors import TruError
 from workflows.config.audit import CONTROLS
 from workflows.config.job import JobConfig
 from workflows.config.parsing import parse
+from workflows.config.unlearn import named_settings
 from workflows.running.runs import job_settings
 from workflows.storage import canonical_json
 
@@ -108,7 +109,7 @@ def row_digest(piece: Piece, data: str) -> str:
     """Name what decides a row: data, settings, the candidate, the audit's rules."""
     job = job_of([piece], storage="store", dataset="data")
     settings, [candidate] = job_settings(job, "fit", "forget", "audit"), job.audit.candidates
-    own = None if candidate.name in CONTROLS else candidate.parsed(job.unlearn).model_dump(mode="json")
+    own = None if candidate.name in CONTROLS else named_settings(candidate.name, candidate.parsed(job.unlearn))
     content = {"data": data, "settings": settings, "method": own, "audit_version": AUDIT_VERSION}
     return sha256_hex(canonical_json(content, where=str(piece)))[:16]
 

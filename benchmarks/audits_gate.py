@@ -8,8 +8,10 @@ from workflows.audits.gate import audit_batch
 from workflows.audits.grid import list_audit
 from workflows.audits.scope import scope_of
 from workflows.config.job import JobConfig
+from workflows.running.results import read_result
+from workflows.running.runs import kept_model
 from workflows.running.worker import TaskRun
-from workflows.storage import FileEntry, open_store, read_json, write_json
+from workflows.storage import open_store, write_json
 from workflows.tasks import RequestRows
 
 
@@ -28,12 +30,12 @@ def gate_verdicts(job: JobConfig) -> dict[str, dict[str, Any]]:
     asked = run.problem.request
     rows = RequestRows(users=asked.users.tolist(), items=[], pairs=[], num_train_pairs=run.problem.num_forget)
     request = write_json(store, f"requests/{job.dataset}-{job.forget.seed}.json", rows.model_dump(mode="json"))
-    original = FileEntry.model_validate(read_json(store, grid.original.key)["model"])
+    original = kept_model(read_result(store, grid.original.key), grid.original.task.run_id)
     made = {title: found for title, found in grid.candidates.items() if found.stage.method != "retrain"}
     entries = {"Do nothing": (original, "", 0.0)}
     for title, found in made.items():
-        result = read_json(store, found.key)
-        entries[title] = (FileEntry.model_validate(result["model"]), found.stage.method, result["seconds"])
+        result = read_result(store, found.key)
+        entries[title] = (kept_model(result, found.task.run_id), found.stage.method, result.seconds)
     verdicts = {}
     for title, (candidate, method, seconds) in entries.items():
         started = time.process_time()

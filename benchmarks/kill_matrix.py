@@ -39,14 +39,15 @@ from machine import write_figures
 from tests import deletion_world
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import TransientError, TruError
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.algorithm_one import AlgorithmOneSettings
 from workflows.config.job import JobConfig
+from workflows.config.unlearn import UnlearnConfig
 from workflows.data.request_tables import parse_requests
 from workflows.deletions.runner import run_deletions
 from workflows.ledger.receipt_log import read_issued
 from workflows.models.publish import read_versions
 from workflows.running import runs
-from workflows.running.worker import Results
+from workflows.running.results import Results
 from workflows.storage import ObjectStore, StorageConfig, dataset_log, open_store, read_log
 from workflows.tasks import WorkerTask
 
@@ -245,7 +246,9 @@ def run_matrix(storage: StorageConfig, folder: Path, *, num_kills: int, seed: in
     base = deletion_world.make_job(
         folder,
         storage=storage.model_copy(update={"url": f"{storage.url}/base"}),
-        unlearn=TRUSettings(batch_size=256, paper_literal=True),  # it has epochs, and so checkpoints, here too
+        unlearn=UnlearnConfig(  # it has epochs, and so checkpoints, here too
+            method="algorithm_one", settings=AlgorithmOneSettings(batch_size=256)
+        ),
         delete=deletion_world.policy(min_requests=1, max_requests=3, lease_seconds=0.4),
     )
     make_base(base, folder)

@@ -13,10 +13,13 @@ from typing import Any, Literal
 
 from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError
+from tru_core.settings import Settings
 from tru_core.unlearning.ablations import ABLATIONS
+from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.config.compare import ORIGINAL, RETRAIN, CompareMethod, ForgetConfig
 from workflows.config.job import JobConfig
 from workflows.config.parsing import parse
+from workflows.config.unlearn import named_settings
 from workflows.running.measuring import JUDGE_SEED, MEASURES_VERSION
 from workflows.running.runs import job_settings
 from workflows.storage import canonical_json
@@ -53,7 +56,7 @@ GROUP_TITLES: dict[Group, str] = {
 
 TRU, LITERAL = (
     CompareMethod(name="tru"),
-    CompareMethod(name="tru", label="Algorithm 1", settings={"paper_literal": True}),
+    CompareMethod(name="algorithm_one"),
 )
 NUM_RETRAINS = 8
 """Retrains that span the band of a cell at 5 % at random. A further one falls inside in seven of nine cases."""
@@ -84,9 +87,9 @@ ALONE = "alone"
 SPEED_GROUPS: tuple[Group, ...] = ("main", "shares")
 SPEED_WORDS = ("original", "retrain", *CHEAP_NAMES, "tru")
 ABLATION_METHODS = tuple(
-    CompareMethod(name="tru", label=label, settings=changes)
-    for label, changes in ABLATIONS.items()
-    if label != LITERAL.label
+    CompareMethod(name=ablation.method, label=label, settings=ablation.settings)
+    for label, ablation in ABLATIONS.items()
+    if label != LITERAL.title
 )
 
 
@@ -218,13 +221,13 @@ def chosen_labels(cell: Cell, words: Sequence[str], seed: int) -> list[str]:
     meant = {ORIGINAL: {"original"}, RETRAIN: {"retrain"}}
     meant |= {method.title: {method.name} if not method.label else {"ablations"} for method in cell.all_methods}
     if LITERAL.title in meant:
-        meant[LITERAL.title] = {"paper_literal", "ablations"}
+        meant[LITERAL.title] = {LITERAL.name, "ablations"}
     return [label for label in labels if {label, *meant[label]} & set(words)]
 
 
 def known_words(cells: Sequence[Cell]) -> set[str]:
     """Every word that :func:`chosen_labels` understands."""
-    words = {"original", "retrain", "paper_literal", "ablations"}
+    words = {"original", "retrain", LITERAL.name, "ablations"}
     return words.union(*(({*cell.labels} | {method.name for method in cell.methods}) for cell in cells))
 
 
@@ -274,6 +277,16 @@ def data_digest(folder: Path) -> str:
     return sha256_hex(canonical_json({"files": digests, "import": IMPORT_SETTINGS}, where=str(folder)))[:16]
 
 
+def _as_first_named(method: str, settings: Settings) -> dict[str, Any]:
+    """A method and its settings as committed rows are named by them: Algorithm 1 was first a setting of TRU."""
+    values = named_settings(method, settings)
+    if method != LITERAL.name:
+        return {"method": method, "settings": values}
+    rate = {"reverse_learning_rate": values.pop("ascent_learning_rate")}
+    earlier = named_settings(TRU.name, TRUSettings())
+    return {"method": TRU.name, "settings": earlier | values | rate | {"paper_literal": True}}
+
+
 def row_digest(cell: Cell, seed: int, label: str, *, data: str) -> str:
     """Name what decides a row's figures: data, settings of backbone, training, forget set, judge and method.
 
@@ -286,6 +299,6 @@ def row_digest(cell: Cell, seed: int, label: str, *, data: str) -> str:
     row: dict[str, Any] = {"label": label}
     for method in cell.all_methods:
         if method.title == label:
-            row = {"method": method.name, "settings": method.parsed(job.unlearn, seed=seed).model_dump(mode="json")}
+            row = _as_first_named(method.name, method.parsed(job.unlearn, seed=seed))
     content = {"data": data, "job": settings, "row": row, "judge": JUDGE_SEED, "measures": MEASURES_VERSION}
     return sha256_hex(canonical_json(content, where=cell.title))[:16]

@@ -19,13 +19,15 @@ from tru_core.fit import FitSettings
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.config.delete import DeleteConfig
 from workflows.config.job import BackboneConfig, JobConfig
+from workflows.config.unlearn import UnlearnConfig
 from workflows.data.snapshot import InteractionTable, SnapshotManifest, current_snapshot, read_interactions
 from workflows.deletions.runner import run_deletions
 from workflows.keys import KeysConfig, load_identity_key, make_keys
 from workflows.ledger import Ledger, LedgerRequest, open_ledger
 from workflows.models.publish import Version, current_version, read_versions
 from workflows.running import runs
-from workflows.running.worker import Results, TaskRun
+from workflows.running.results import Results
+from workflows.running.worker import TaskRun
 from workflows.storage import ObjectStore, StorageConfig, dataset_log, open_store, read_log
 from workflows.storage.state_files import parse_state_manifest
 from workflows.tasks import WorkerTask
@@ -44,7 +46,7 @@ def make_job(folder: Path, **changes: Any) -> JobConfig:
         "precision": "float64",
         "backbone": BackboneConfig(settings={"embedding_size": 8}),
         "fit": FitSettings(max_epochs=3, batch_size=256, learning_rate=1e-2),
-        "unlearn": TRUSettings(batch_size=256),
+        "unlearn": UnlearnConfig(settings=TRUSettings(batch_size=256)),
         "delete": policy(),
         "keys": KeysConfig(folder=str(folder / "keys")),
     }

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from tru_core.errors import DataError
 from tru_core.fit import TrainingState
 from workflows.running.jobs import run_in_worker
-from workflows.running.worker import Results
+from workflows.running.results import Results
 from workflows.tasks import WorkerTask
 
 

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from tests.core.thread_workers import in_threads
-from tests.tiny_jobs import tiny_job
+from tests.tiny_jobs import model_entry, tiny_job
 from tests.tiny_snapshot import write_tiny_snapshot
 from tests.worlds import Part, shards_of, tiny_world
 from tru_core.artifact import sha256_hex
@@ -44,7 +44,7 @@ from workflows.running.outcomes import newest_outcome
 from workflows.running.worker import TaskRun
 from workflows.storage import FileEntry, ObjectStore, read_json, write_json
 from workflows.storage.local import LocalStore
-from workflows.tasks import RequestRows, WorkerTask
+from workflows.tasks import Forget, RequestRows, Shadow, WorkerTask
 
 CANDIDATES = [{"name": "original"}, {"name": "masked"}, {"name": "row_reset"}, {"name": "retrain", "seed": 9}]
 AUDIT = {"candidates": CANDIDATES, "seeds": [3, 4, 5], "shadows": 16, "shadow_fit": {"max_epochs": 3}}
@@ -208,11 +208,11 @@ def test_a_killed_audit_trains_only_the_shadow_models_that_are_missing(
     trained: list[int] = []
     train = shadow_models.train_shadow
 
-    def counted(asked: shadow_models.ShadowSettings, *rest: Any, **named: Any) -> Any:
+    def counted(asked: Shadow, *rest: Any, **named: Any) -> Any:
         trained.append(asked.number)
         return train(asked, *rest, **named)
 
-    monkeypatch.setattr("workflows.running.worker.train_shadow", counted)
+    monkeypatch.setattr("workflows.running.stages.train_shadow", counted)
     audit(job)
     assert trained == [6, 7]
     assert here.titles[0] == "mgcn, user 10 %, seed 20261126: shadow models 5 to 8 of 16"
@@ -425,12 +425,12 @@ def test_the_gate_finds_no_trained_row_of_a_deleted_user_in_a_model_that_never_h
             job=job,
             run_id="retrained",
             snapshot=current_snapshot_entry(store, job.dataset)[1],
-            stages=[{"name": "retrain", "kind": "fit", "retained_only": True}],  # pyright: ignore[reportArgumentType]
+            stages=[Forget(name="retrain", method="retrain", source=None)],
             request=write_json(store, "requests/gate.json", request_rows().model_dump(mode="json")),
         ),
         LocalCollective(),
     ).run()
-    found = gate(store, job, original_entry(store, job), FileEntry.model_validate(train["retrain"]["model"]))
+    found = gate(store, job, original_entry(store, job), model_entry(train, "retrain"))
     assert found["verdict"] != "failed", found["reason"]
     [rows] = [finding for finding in found["findings"] if finding["attack"] == "optimizer_state"]
     assert (rows["verdict"], rows["value"]) == ("passed", 0)

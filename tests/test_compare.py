@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from tests.tiny_jobs import FIT_EPOCHS, comparison_task, tiny_job, without_seconds
+from tests.tiny_jobs import FIT_EPOCHS, comparison_task, model_entry, tiny_job, without_seconds
 from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.collective import LocalCollective
 from tru_core.errors import ConfigError, NumericsError
@@ -23,6 +23,7 @@ from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.cli.tables import print_comparison
 from workflows.config.compare import CompareMethod, ForgetConfig
 from workflows.config.job import JobConfig
+from workflows.config.unlearn import UnlearnConfig
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.experiments import compare as compare_module
 from workflows.experiments.compare import compare, first_error, summary_rows
@@ -35,7 +36,7 @@ from workflows.running.runs import training_task
 from workflows.running.worker import TaskRun
 from workflows.storage import FileEntry, open_store, read_json
 from workflows.storage.local import LocalStore
-from workflows.tasks import Stage, WorkerTask
+from workflows.tasks import Forget, Measure, Stage, WorkerTask
 
 EDGES, RESET = {"name": "edge_deletion"}, {"name": "row_reset"}
 ASCENT = {"name": "gradient_ascent", "settings": {"epochs": 2}}
@@ -96,9 +97,9 @@ def stage_alone(job: JobConfig, stage: Stage, **changes: Any) -> dict[str, Any]:
     """The result of one stage that starts from the Original of a fresh training."""
     store = open_store(job.storage)
     trained = TaskRun(training_task(job, current_snapshot_entry(store, job.dataset)[1]), LocalCollective()).run()
-    original = FileEntry.model_validate(trained["original"]["model"])
+    original = model_entry(trained, "original")
     task = comparison_task(store, job, "grid-test", stages=[stage], original=original, **changes)
-    return TaskRun(task, LocalCollective()).run()[stage.name]
+    return TaskRun(task, LocalCollective()).run()[stage.name].to_json()
 
 
 # --- what a job file may ask for ----------------------------------------------------------------
@@ -107,7 +108,7 @@ def stage_alone(job: JobConfig, stage: Stage, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ([{"name": "edge_delition"}], "'edge_delition' is unknown; choose one of edge_deletion, "),
+        ([{"name": "edge_delition"}], "'edge_delition' is unknown; choose one of algorithm_one, edge_deletion, "),
         ([{"name": "retrain"}], "retrain is the reference"),
         ([{"name": "sisa", "settings": {"num_shard": 3}}], "SISA: settings: num_shard: .*mean 'num_shards'"),
         ([{"name": "sisa", "label": "Shards", "settings": {"num_shards": 0}}], "Shards: settings: num_shards: .* 0"),
@@ -165,9 +166,9 @@ def test_a_forget_set_is_called_what_it_is(settings: dict[str, Any], label: str)
 
 
 def test_settings_of_tru_are_on_top_of_the_jobs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    unlearn = TRUSettings(epochs=7, gate=False)
+    unlearn = UnlearnConfig(settings=TRUSettings(reverse_steps=7, gate=False))
     method = CompareMethod(name="tru", settings={"gate": True})
-    assert method.parsed(unlearn, seed=0) == TRUSettings(epochs=7, gate=True)
+    assert method.parsed(unlearn, seed=0) == TRUSettings(reverse_steps=7, gate=True)
 
 
 def test_tru_draws_by_the_seed_of_its_run_as_every_method_does_unless_its_row_has_a_seed(
@@ -175,7 +176,7 @@ def test_tru_draws_by_the_seed_of_its_run_as_every_method_does_unless_its_row_ha
 ) -> None:
     rows = [{"name": "tru"}, {"name": "tru", "label": "Pinned", "settings": {"seed": 9}}]
     runs = grid_of(grid_job(store, tmp_path, rows, seeds=[0, 1], ablations=True)).runs
-    found = {(run.method, run.seed): (run.stage.settings or {}).get("seed") for run in runs}
+    found = {(run.method, run.seed): run.stage.settings.get("seed") for run in runs if isinstance(run.stage, Forget)}
     assert [found["TRU", seed] for seed in (0, 1)] == [0, 1]
     assert [found["TRU, no reverse", seed] for seed in (0, 1)] == [0, 1]
     assert [found["Pinned", seed] for seed in (0, 1)] == [9, 9]
@@ -269,19 +270,19 @@ def test_a_grid_is_every_backbone_with_every_forget_set(store: LocalStore, tmp_p
 def test_a_method_is_measured_as_a_stage_of_its_own_kind_is(store: LocalStore, tmp_path: Path) -> None:
     job = tiny_job(store.url, tmp_path)
     alone = TaskRun(comparison_task(store, job), LocalCollective()).run()
-    original = FileEntry.model_validate(alone["original"]["model"])
+    original = model_entry(alone, "original")
     stages = [
-        Stage(name="original", kind="original"),
-        Stage(name="edges", kind="method", method="edge_deletion"),
-        Stage(name="retrain", kind="method", method="retrain"),
+        Measure(name="original"),
+        Forget(name="edges", method="edge_deletion", is_compared=True),
+        Forget(name="retrain", method="retrain", is_compared=True),
     ]
     task = comparison_task(store, job, "grid-test", stages=stages, original=original)
-    found = TaskRun(task, LocalCollective()).run()
+    found = {name: result.to_json() for name, result in TaskRun(task, LocalCollective()).run().items()}
     for name in ("original", "edges", "retrain"):
-        expected = {key: value for key, value in alone[name].items() if "recall" in key or "ndcg" in key}
+        expected = {key: value for key, value in alone[name].to_json().items() if "recall" in key or "ndcg" in key}
         assert found[name].items() >= expected.items(), name
-        assert found[name]["num_forget"] == alone[name]["num_forget"]
-    assert found["retrain"]["epochs"] == alone["retrain"]["epochs"]
+        assert found[name]["num_forget"] == alone[name].num_forget
+    assert found["retrain"]["epochs"] == alone["retrain"].epochs
 
     assert set(found["edges"]["shifts"].values()) == {0.0}
     assert min(found["retrain"]["shifts"].values()) > 0
@@ -299,7 +300,7 @@ def test_an_interrupted_retrain_goes_on_and_its_checkpoints_take_no_time(
     store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = tiny_job(store.url, tmp_path)
-    stage = Stage(name="retrain", kind="method", method="retrain", source=None)
+    stage = Forget(name="retrain", method="retrain", source=None, is_compared=True)
     task = comparison_task(store, job, "grid-whole", stages=[stage])
     epochs: list[int] = []
     pause, pauses = 1000.0, 0
@@ -320,22 +321,23 @@ def test_an_interrupted_retrain_goes_on_and_its_checkpoints_take_no_time(
 
     whole = TaskRun(task, LocalCollective(), slow).run()
     assert pauses == FIT_EPOCHS
-    assert whole["retrain"]["seconds"] < pause
-    assert whole["retrain"]["shifts"] is None  # there is no Original to have moved from
+    assert whole["retrain"].seconds < pause
+    assert whole["retrain"].shifts is None  # there is no Original to have moved from
     task = task.model_copy(update={"run_id": "grid-broken"})
     with pytest.raises(BrokenError):
         TaskRun(task, LocalCollective(), broken).run()
     again = TaskRun(task, LocalCollective(), lambda stage, state, most: epochs.append(state.epoch)).run()
     assert epochs == [1, 2, 3, 4]
-    for results in (whole, again):
-        del results["retrain"]["lists"]
-    assert without_seconds(again) == without_seconds(whole)
+    parts = [without_seconds(results)["retrain"] for results in (whole, again)]
+    for part in parts:
+        del part["lists"]
+    assert parts[0] == parts[1]
 
 
 def test_a_request_in_batches_ends_where_it_ends_at_once_and_says_how_it_went(
     store: LocalStore, tmp_path: Path
 ) -> None:
-    stage = Stage(name="edges", kind="method", method="edge_deletion")
+    stage = Forget(name="edges", method="edge_deletion", is_compared=True)
     at_once = stage_alone(tiny_job(store.url, tmp_path, forget={"count": 6, "share": None}), stage)
     shutil.rmtree(Path(store.url) / "runs" / "grid-test")
     found = stage_alone(tiny_job(store.url, tmp_path, forget={"count": 6, "share": None, "batches": 3}), stage)
@@ -425,9 +427,9 @@ def test_a_run_that_fails_leaves_the_others_and_its_error_is_the_outcome(
 
 def die_once(task_json: str, title: str, board: Any) -> dict[str, str]:
     """A run whose process dies, as out of memory: EdgeDeletion the first time, GradientAscent always."""
-    stage = WorkerTask.model_validate_json(task_json).stages[0]
+    method = getattr(WorkerTask.model_validate_json(task_json).stages[0], "method", "")
     mark = Path(WorkerTask.model_validate_json(task_json).job.storage.url).with_name("died")
-    if stage.method == "gradient_ascent" or (stage.method == "edge_deletion" and not mark.exists()):
+    if method == "gradient_ascent" or (method == "edge_deletion" and not mark.exists()):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return run_alone(task_json, title, board)

@@ -8,6 +8,7 @@ import pytest
 
 from tru_core.errors import ConfigError
 from workflows.config.job import JobConfig, load_job
+from workflows.config.unlearn import UnlearnConfig
 from workflows.config.yaml_reader import load_yaml
 from workflows.ingest import IngestConfig
 
@@ -69,7 +70,7 @@ def test_a_typo_is_answered_with_the_nearest_name(block: str, setting: str, hint
 def value_of(job: JobConfig, setting: str) -> Any:
     value: Any = job
     for name in setting.split("."):
-        value = getattr(value, name)
+        value = getattr(value.settings if isinstance(value, UnlearnConfig) else value, name)
     return value
 
 

@@ -29,6 +29,7 @@ from tru_core.backbones import BACKBONES
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows import cli
 from workflows.config.job import BackboneConfig, JobConfig
+from workflows.config.unlearn import UnlearnConfig
 from workflows.data.request_tables import parse_requests
 from workflows.data.snapshot import (
     TRAIN,
@@ -194,7 +195,7 @@ def test_a_user_whose_interactions_left_earlier_still_loses_the_trained_row(
     job: JobConfig, store: ObjectStore, tmp_path: Path
 ) -> None:
     """Here the row stays trained when its last interaction goes: by default that already takes it."""
-    job = job.model_copy(update={"unlearn": job.unlearn.model_copy(update={"replace_rows": "none"})})
+    job = job.model_copy(update={"unlearn": job.unlearn.with_settings({"replace_rows": "none"}, where="test")})
     mine = sorted(pair for pair in pairs_of(store, current_snapshot(store, "tiny")) if pair[0] == 3)
     delete(job, tmp_path, *(f"p{item},interaction,{user_id(3)},{item_id(item)}" for _, item, _ in mine))
     before = current_version(store, "mgcn")
@@ -226,7 +227,7 @@ def test_one_user_one_item_and_one_pair_are_deleted_together_on_every_backbone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str
 ) -> None:
     monkeypatch.setattr(runs, "run_task", run_here)
-    changes = {"precision": "float32", "unlearn": TRUSettings()}
+    changes = {"precision": "float32", "unlearn": UnlearnConfig(settings=TRUSettings())}
     job = make_job(tmp_path, backbone=BackboneConfig(name=backbone, settings={"embedding_size": 8}), **changes)
     store = open_store(job.storage)
     write_tiny_snapshot(store)

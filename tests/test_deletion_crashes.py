@@ -26,7 +26,7 @@ from workflows.deletions import purge as purging
 from workflows.deletions import steps as deletion_steps
 from workflows.models.publish import current_version, read_versions
 from workflows.running import runs
-from workflows.running.worker import Results
+from workflows.running.results import Results
 from workflows.storage import ObjectStore, open_store
 from workflows.tasks import WorkerTask
 

@@ -24,6 +24,7 @@ from tru_core.errors import AuditError, ConfigError, ConflictError, PolicyError
 from tru_core.receipt import verify_receipt
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.config.job import JobConfig
+from workflows.config.unlearn import UnlearnConfig
 from workflows.data.request_tables import parse_requests
 from workflows.data.snapshot import current_snapshot
 from workflows.deletions import plan as deletion_plan
@@ -32,7 +33,7 @@ from workflows.keys import read_public_key
 from workflows.ledger.receipt_log import read_receipt
 from workflows.models.publish import current_version, read_versions
 from workflows.running import runs
-from workflows.running.worker import Results
+from workflows.running.results import Results
 from workflows.storage import ObjectStore, append_log_entry, open_store
 from workflows.storage.run_lock import hold_lease
 from workflows.tasks import WorkerTask
@@ -123,7 +124,7 @@ def test_a_request_that_alone_is_too_large_does_not_block_the_others(
 def test_subject_rows_cannot_be_left_in_a_published_deletion(
     job: JobConfig, store: ObjectStore, tmp_path: Path
 ) -> None:
-    keeping = job.model_copy(update={"unlearn": TRUSettings(reset_subjects=False)})
+    keeping = job.model_copy(update={"unlearn": UnlearnConfig(settings=TRUSettings(reset_subjects=False))})
     with pytest.raises(ConfigError, match=r"unlearn\.reset_subjects"):
         delete(keeping, tmp_path, *users(3))
     assert is_untouched(store)

@@ -6,10 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.deletion_world import HEADER, LINES, copy_world, delete, end_state, ledger_of, pairs_of, run_here, write_file
+from tests.deletion_world import (
+    HEADER,
+    LINES,
+    copy_world,
+    delete,
+    end_state,
+    ledger_of,
+    make_job,
+    pairs_of,
+    run_here,
+    write_file,
+)
 from tests.ray_loops import loop_killed_while_deleting
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.algorithm_one import AlgorithmOneSettings
 from workflows.cli import main
+from workflows.config.unlearn import UnlearnConfig
 from workflows.data.snapshot import current_snapshot
 from workflows.running import jobs, runs
 from workflows.storage import open_store
@@ -21,10 +33,12 @@ def test_a_killed_ray_worker_changes_nothing_of_how_a_deletion_ends(
     ray_session: None, trained_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "run_task", run_here)
-    with_epochs = TRUSettings(batch_size=256, paper_literal=True)
-    whole = copy_world(trained_world, tmp_path / "whole").model_copy(update={"unlearn": with_epochs})
+    with_epochs = UnlearnConfig(method="algorithm_one", settings=AlgorithmOneSettings(batch_size=256))
+    copy_world(trained_world, tmp_path / "whole")
+    whole = make_job(tmp_path / "whole", unlearn=with_epochs)
     delete(whole, tmp_path / "whole", *LINES)
-    killed = copy_world(trained_world, tmp_path / "killed").model_copy(update={"unlearn": with_epochs})
+    copy_world(trained_world, tmp_path / "killed")
+    killed = make_job(tmp_path / "killed", unlearn=with_epochs)
     monkeypatch.setattr(runs, "run_task", partial(jobs.run_task, loop=loop_killed_while_deleting))
     delete(killed, tmp_path / "killed", *LINES)
     assert (tmp_path / "killed" / "diary" / "killed").exists()

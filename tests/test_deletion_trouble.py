@@ -16,6 +16,7 @@ from tests.deletion_world import (
     request_of,
     run_here,
 )
+from tests.tiny_jobs import model_entry
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import IntegrityError, NumericsError, TransientError, TruError
 from workflows.config.job import BackboneConfig, JobConfig
@@ -24,7 +25,7 @@ from workflows.deletions.runner import run_deletions
 from workflows.ledger.receipt_log import read_receipt
 from workflows.models.publish import current_version, read_versions
 from workflows.running import runs
-from workflows.running.worker import Results
+from workflows.running.results import Results
 from workflows.storage import ObjectStore, open_store
 from workflows.storage.run_lock import hold_lease
 from workflows.tasks import WorkerTask
@@ -74,7 +75,7 @@ def test_a_damaged_model_is_found_before_it_is_published_and_made_anew(
 ) -> None:
     def damaging(task: WorkerTask, *, show_progress: bool) -> Results:
         results = run_here(task, show_progress=show_progress)
-        key = results["tru"]["model"]["key"].replace("manifest.json", "shared.safetensors")
+        key = model_entry(results, "tru").key.replace("manifest.json", "shared.safetensors")
         body = store.read(key)
         store.delete(key)
         if damage != "gone":

@@ -378,7 +378,7 @@ def test_patterns_and_words_choose_cells_and_rows() -> None:
         chosen_cells(CELLS, ["tiktok:mgcm"])
     cell = CELLS[0]
     assert chosen_labels(cell, ["tru", "retrain"], 0) == ["TRU", "Retrain"]
-    assert chosen_labels(cell, ["paper_literal"], 0) == ["Algorithm 1"]
+    assert chosen_labels(cell, ["algorithm_one"], 0) == ["Algorithm 1"]
     ablations = chosen_labels(cell, ["ablations"], 0)
     assert "TRU" not in ablations
     assert {"Algorithm 1", "TRU, no reverse"} <= set(ablations)

@@ -20,11 +20,11 @@ from workflows.config.job import load_job
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.experiments.job_file import job_text, write_job_file
 from workflows.experiments.sweep import best_of, sweep
-from workflows.experiments.trials import list_trials, run_trial
+from workflows.experiments.trials import list_trials, run_trial, trial_stage
 from workflows.models.publish import current_version, read_versions
 from workflows.running.outcomes import newest_outcome
 from workflows.storage import read_json, run_prefix
-from workflows.tasks import Stage, WorkerTask, with_absolute_storage
+from workflows.tasks import WorkerTask, with_absolute_storage
 
 GRID = {
     "gate_weight": [0.0, 1e-4],
@@ -33,12 +33,15 @@ GRID = {
     "reverse_learning_rate": [1e-3, 5e-2],
 }
 # Where every setting of the grid counts, and a trial takes all its epochs.
-LITERAL = {"paper_literal": True, "epochs": 2, "batch_size": 128}
+LITERAL = {"method": "algorithm_one", "epochs": 2, "batch_size": 128}
+LITERAL_GRID = {name: values for name, values in GRID.items() if name != "reverse_learning_rate"} | {
+    "ascent_learning_rate": GRID["reverse_learning_rate"]
+}
 
 
 def kill_the_ungated_trials(config: dict[str, Any], tasks: dict[str, str]) -> None:
     """A trial whose process dies, as out of memory, whenever its gate is off."""
-    if not WorkerTask.model_validate_json(tasks[config["trial"]]).job.unlearn.gate:
+    if not WorkerTask.model_validate_json(tasks[config["trial"]]).job.unlearn.setting("gate", None):
         os.kill(os.getpid(), signal.SIGKILL)
     run_trial(config, tasks)
 
@@ -53,9 +56,9 @@ def test_every_combination_is_one_trial_and_no_weight_means_no_gate(tmp_path: Pa
         (1e-3, True),
         (1e-3, False),
     ]
-    assert [trial.job.unlearn.gate for trial in trials] == [False, False, True, True]
+    assert [trial.job.unlearn.setting("gate", None) for trial in trials] == [False, False, True, True]
     assert len({trial.name for trial in trials}) == len(trials)
-    assert trials[2].job.unlearn == TRUSettings(
+    assert trials[2].job.unlearn.settings == TRUSettings(
         **JOB["unlearn"],
         repair=True,
         gate_weight=1e-3,
@@ -75,13 +78,15 @@ def test_a_setting_without_effect_beside_the_others_is_not_tried_twice(tmp_path:
     scaled = lists | {"branch_scaling": [True, False], "gate_weight": [0.0]}
     for repair, number in ((False, 2), (True, 4)):
         assert len(list_trials(make_job(tmp_path, sweep=scaled, unlearn={"repair": repair}))) == number
-    literal = list_trials(make_job(tmp_path, sweep=lists, unlearn={"paper_literal": True}))
+    names = {"reverse_learning_rate": "ascent_learning_rate", "shared_learning_rate": "energy_batches"}
+    literal_lists = {names.get(name, name): [1] if name == "shared_learning_rate" else v for name, v in lists.items()}
+    literal = list_trials(make_job(tmp_path, sweep=literal_lists, unlearn={"method": "algorithm_one"}))
     assert [trial.settings["gate_weight"] for trial in literal] == [1e-4, 0.0]
 
 
 def test_the_job_file_of_any_trial_means_the_same_when_it_is_read_back(tmp_path: Path) -> None:
     s3 = {"url": "s3://bucket/a-prefix", "endpoint_url": "https://s3.example.org", "timeout_seconds": 7}
-    odd = {"unlearn": {"excluded_modules": ["user_id"], "max_gradient_norm": 1e-7}, "dataset": "1e5", "model": "null"}
+    odd = {"unlearn": {"excluded_modules": ["user_id"], "tolerance": 1e-7}, "dataset": "1e5", "model": "null"}
     for number, storage in enumerate(("store", str(tmp_path), s3)):
         lists = {"reverse_learning_rate": [1e-20, 3.0]}
         for trial in list_trials(make_job(storage, sweep=lists, **odd)):
@@ -119,7 +124,8 @@ def test_a_trial_tells_every_epoch_or_round_and_ends_with_the_recalls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_literal: bool
 ) -> None:
     unlearn = LITERAL if is_literal else JOB["unlearn"] | {"max_quality_loss": 1.0}
-    lists = {name: values[:1] for name, values in GRID.items()} | {"shared_learning_rate": [1e-3]}
+    grid = LITERAL_GRID if is_literal else GRID | {"shared_learning_rate": [1e-3]}
+    lists = {name: values[:1] for name, values in grid.items()}
     job = make_job(tmp_path / "store", sweep=lists, unlearn=unlearn)
     store = publish_original(job)
     reports: list[dict[str, Any]] = []
@@ -130,7 +136,7 @@ def test_a_trial_tells_every_epoch_or_round_and_ends_with_the_recalls(
         job=trial.job,
         run_id="sweep-tiny",
         snapshot=current_snapshot_entry(store, job.dataset)[1],
-        stages=[Stage(name=trial.name, kind="unlearn")],
+        stages=[trial_stage(trial)],
         forget=job.forget,
         original=current_version(store, job.model).manifest,
     )
@@ -145,13 +151,13 @@ def test_a_trial_tells_every_epoch_or_round_and_ends_with_the_recalls(
 def test_a_sweep_judges_by_validation_and_forget_pairs_and_is_done_once(
     ray_session: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    job = make_job(tmp_path / "store", sweep=GRID, unlearn=LITERAL)
+    job = make_job(tmp_path / "store", sweep=LITERAL_GRID, unlearn=LITERAL)
     store = publish_original(job)
     best_path = tmp_path / "best.yaml"
     figures = sweep(job, best_job_path=best_path)
 
     rows = figures["trials"]
-    assert [(row["gate_weight"], row["reverse_learning_rate"]) for row in rows] == [
+    assert [(row["gate_weight"], row["ascent_learning_rate"]) for row in rows] == [
         (0.0, 1e-3),
         (0.0, 5e-2),
         (1e-4, 1e-3),
@@ -166,8 +172,8 @@ def test_a_sweep_judges_by_validation_and_forget_pairs_and_is_done_once(
     assert not any("test" in name or "retrain" in name for row in rows for name in row)
 
     best = load_job(best_path)
-    assert best.unlearn.reverse_learning_rate == figures["best"]["reverse_learning_rate"]
-    assert best.unlearn.gate == (figures["best"]["gate_weight"] > 0)
+    assert best.unlearn.setting("ascent_learning_rate", None) == figures["best"]["ascent_learning_rate"]
+    assert best.unlearn.setting("gate", None) == (figures["best"]["gate_weight"] > 0)
     assert best.model_copy(update={"unlearn": job.unlearn}) == job
 
     printed = capfd.readouterr()
@@ -208,7 +214,7 @@ def test_a_sweep_judges_by_validation_and_forget_pairs_and_is_done_once(
 def test_a_failed_trial_is_listed_and_all_failed_is_an_error(ray_session: None, tmp_path: Path) -> None:
     # A step of 1e30 makes the model's loss overflow; the ungated trials' processes die.
     scaling = {"max_failures": 0}
-    lists = GRID | {"reverse_learning_rate": [1e-3, 1e30]}
+    lists = LITERAL_GRID | {"ascent_learning_rate": [1e-3, 1e30]}
     job = make_job(tmp_path / "store", sweep=lists, unlearn=LITERAL, scaling=scaling)
     store = publish_original(job)
     figures = sweep(job, best_job_path=tmp_path / "best.yaml", show_progress=False, function=kill_the_ungated_trials)
@@ -230,7 +236,7 @@ def test_a_failed_trial_is_listed_and_all_failed_is_an_error(ray_session: None, 
     assert [row["error_kind"] for row in mended["trials"]] == [None, "NumericsError", None, "NumericsError"]
     assert mended["trials"][2] == figures["trials"][2]
 
-    lists = GRID | {"reverse_learning_rate": [1e30]}
+    lists = LITERAL_GRID | {"ascent_learning_rate": [1e30]}
     hopeless = make_job(tmp_path / "store", sweep=lists, unlearn=LITERAL, scaling=scaling)
     with pytest.raises(NumericsError, match="all 2 trials failed"):
         sweep(hopeless, best_job_path=tmp_path / "best-3.yaml", show_progress=False)
@@ -247,7 +253,8 @@ def test_no_number_and_no_path_is_cut_in_a_narrow_terminal(
     lost = {"trial": "two", "valid_recall20": None, "forget_recall20": None, "score": None}
     trials = [row | {"error": None}, row | lost | {"error_kind": "NumericsError", "error": "the loss is nan " * 9}]
     best_job = "/" + "folder/" * 20 + "best.yaml"
-    print_sweep({"trials": trials, "best": trials[0], "best_job": best_job})
+    figures = {"method": "tru", "swept": [*GRID, "shared_learning_rate"]}
+    print_sweep(figures | {"trials": trials, "best": trials[0], "best_job": best_job})
     printed = capsys.readouterr().out
     settings = "0.0001 off 0.75 0.00125 1e-05"
     lines = [" ".join(line.split()) for line in printed.splitlines()]
@@ -258,7 +265,7 @@ def test_no_number_and_no_path_is_cut_in_a_narrow_terminal(
 
 
 def test_a_grid_that_is_too_large_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    lists = GRID | {"module_share": [0.1, 0.2, 0.3], "max_trials": 11}
+    lists = LITERAL_GRID | {"module_share": [0.1, 0.2, 0.3], "max_trials": 11}
     job = make_job(tmp_path / "store", sweep=lists, unlearn=LITERAL)
     store = publish_original(job)
     with pytest.raises(ConfigError, match=r"combine to 12 trials .*max_trials allows 11"):

@@ -16,7 +16,7 @@ from tests.tiny_jobs import FIT_EPOCHS, UNLEARN_ROUNDS, comparison_task, flat, t
 from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.errors import DataError, TransientError
 from workflows.running import jobs
-from workflows.running.worker import Results
+from workflows.running.results import Results
 from workflows.storage.local import LocalStore
 from workflows.tasks import WorkerTask
 
@@ -58,13 +58,14 @@ def test_losses_sensitivities_and_metrics_do_not_depend_on_the_number_of_workers
     found = jobs.run_task(fresh_task(tmp_path, num_workers=4))
     assert_same(found, alone)
 
-    history = found["tru"]["history"]
+    history = found["tru"].history
     assert {name.partition("/")[0] for name in history[-1]} >= {"residue_auc", "sensitivity", "scale", "chosen"}
-    assert found["tru"]["num_forget"] == history[0]["num_rows_visited"] > 0
-    assert found["original"]["epochs"] == FIT_EPOCHS
+    assert found["tru"].num_forget == history[0]["num_rows_visited"]
+    assert history[0]["num_rows_visited"] > 0
+    assert found["original"].epochs == FIT_EPOCHS
     assert {name: (stage["epoch"], stage["max_epochs"]) for name, stage in told.items()} == {
         "original": (FIT_EPOCHS, FIT_EPOCHS),
-        "tru": (found["tru"]["epochs"], UNLEARN_ROUNDS),
+        "tru": (found["tru"].epochs, UNLEARN_ROUNDS),
         "retrain": (FIT_EPOCHS, FIT_EPOCHS),
     }
     assert told["tru"]["numbers"] == history[-1]

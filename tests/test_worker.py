@@ -20,14 +20,16 @@ from tru_core.artifact import pack_tensors, sha256_hex
 from tru_core.collective import Collective, LocalCollective
 from tru_core.errors import AuditError, ConfigError, DataError, IntegrityError, TruError
 from tru_core.fit import TrainingState
-from workflows.running import worker
+from workflows.running import stages
 from workflows.running.checkpoints import list_checkpoints, read_newest_checkpoint, write_checkpoint
-from workflows.running.worker import OnProgress, Results, TaskRun, ignore_progress
+from workflows.running.results import Results
+from workflows.running.stages import OnProgress
+from workflows.running.worker import TaskRun, ignore_progress
 from workflows.storage import FileEntry, canonical_json, model_log, put_file, read_json, run_prefix, write_json
 from workflows.storage.keys import run_about_key
 from workflows.storage.local import LocalStore
 from workflows.storage.state_files import StateManifest, parse_state_manifest, read_state, write_state
-from workflows.tasks import RequestRows, Stage, WorkerTask
+from workflows.tasks import RequestRows, WorkerTask
 
 Digests = dict[str, list[str]]
 FIRST_STAGE = COMPARISON[:1]
@@ -63,7 +65,7 @@ def digests(store: LocalStore, results: Results) -> Digests:
     """The digests of every model's files."""
     found = {}
     for stage, result in results.items():
-        if "model" in result:
+        if result.model is not None:
             manifest = StateManifest.model_validate(read_json(store, model_entry(results, stage).key))
             found[stage] = [entry.sha256 for entry in (manifest.shared, *manifest.rows)]
     return found
@@ -117,8 +119,8 @@ def test_a_stage_that_has_a_result_is_never_run_again(task: WorkerTask, monkeypa
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("this was to be read, not made")
 
-    for name in ("fit", "unlearn", "evaluate"):
-        monkeypatch.setattr(worker, name, refuse)
+    for name in ("fit", "forget_batches", "evaluate"):
+        monkeypatch.setattr(stages, name, refuse)
     assert run_alone(task) == first
 
 
@@ -126,16 +128,16 @@ def test_the_stages_do_what_their_names_say(task: WorkerTask, unbroken: tuple[Re
     results, digests_ = unbroken
     assert list(results) == ["original", "edges", "tru", "retrain"]
     assert len({json.dumps(found) for found in digests_.values()}) == 3
-    assert {result["num_forget"] for result in results.values()} == {results["tru"]["history"][0]["num_rows_visited"]}
-    assert results["original"]["history"][-1]["loss"] < results["original"]["history"][0]["loss"]
-    assert results["edges"]["seconds"] == 0.0
-    assert all(0 <= results[stage]["test_recall20"] <= 1 for stage in results)
+    assert {result.num_forget for result in results.values()} == {results["tru"].history[0]["num_rows_visited"]}
+    assert results["original"].history[-1]["loss"] < results["original"].history[0]["loss"]
+    assert results["edges"].history == []
+    assert all(0 <= (result.test_recall20 or 0.0) <= 1 for result in results.values())
 
 
 def test_a_task_without_a_request_reports_no_forget_figures(task: WorkerTask) -> None:
     found = run_alone(task.model_copy(update={"forget": None, "stages": FIRST_STAGE}))["original"]
-    assert found["num_forget"] == 0
-    assert not [name for name in found if name.startswith("forget")]
+    assert found.num_forget == 0
+    assert not [name for name in found.to_json() if name.startswith("forget")]
 
 
 def test_a_request_that_names_nothing_cannot_be_unlearned(task: WorkerTask) -> None:
@@ -169,7 +171,7 @@ def test_a_run_interrupted_after_every_single_epoch_ends_the_same(
     task: WorkerTask, store: LocalStore, unbroken: tuple[Results, Digests]
 ) -> None:
     for stage in COMPARISON:
-        for epoch in range(1, unbroken[0][stage.name].get("epochs", 0) + 1):
+        for epoch in range(1, unbroken[0][stage.name].epochs + 1):
             break_after(task, stage.name, epoch)
     found = run_alone(task)
     assert without_seconds(found) == without_seconds(unbroken[0])
@@ -472,7 +474,7 @@ def test_a_planned_request_of_users_items_and_pairs_is_forgotten_whole(task: Wor
     named = np.isin(data.users, [3, 5]) | (data.items == 2) | ((data.users == pair[0]) & (data.items == pair[1]))
     rows = RequestRows(users=[3, 5], items=[2], pairs=[pair], num_train_pairs=int(named.sum()))
     request = write_json(store, "request.json", rows.model_dump(mode="json"))
-    stages = [COMPARISON[0], Stage(name="tru", kind="unlearn")]
-    found = run_alone(task.model_copy(update={"forget": None, "request": request, "stages": stages}))["tru"]
-    assert found["num_forget"] == int(named.sum())
-    assert {row["num_rows_visited"] for row in found["history"]} == {found["num_forget"]}
+    asked = [COMPARISON[0], COMPARISON[2]]
+    found = run_alone(task.model_copy(update={"forget": None, "request": request, "stages": asked}))["tru"]
+    assert found.num_forget == int(named.sum())
+    assert {row["num_rows_visited"] for row in found.history} == {found.num_forget}

@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from workflows.config.job import JobConfig
 from workflows.config.parsing import parse
+from workflows.config.unlearn import UnlearnConfig
 from workflows.config.yaml_reader import load_yaml
-from workflows.running.worker import Results
+from workflows.running.results import Results
+from workflows.running.runs import forget_stage, kept_model
 from workflows.storage import FileEntry, ObjectStore, StorageConfig, dataset_log, read_log
-from workflows.tasks import Stage, WorkerTask
+from workflows.tasks import Fit, Forget, Stage, WorkerTask
 
 FIT_EPOCHS, UNLEARN_ROUNDS = 4, 3
 JOB = f"""
@@ -22,11 +26,11 @@ fit: {{max_epochs: {FIT_EPOCHS}, batch_size: 96, learning_rate: 1e-2}}
 unlearn: {{batch_size: 96, reverse_steps: {2 * UNLEARN_ROUNDS}, repair: true, max_quality_loss: 1.0}}
 forget: {{regime: user, share: 0.1, seed: 4}}
 """
-COMPARISON = [
-    Stage(name="original", kind="fit"),
-    Stage(name="edges", kind="evaluate"),
-    Stage(name="tru", kind="unlearn"),
-    Stage(name="retrain", kind="fit", retained_only=True),
+COMPARISON: list[Stage] = [
+    Fit(name="original"),
+    Forget(name="edges", method="edge_deletion"),
+    forget_stage(UnlearnConfig.model_validate(yaml.safe_load(JOB)["unlearn"])),
+    Forget(name="retrain", method="retrain", source=None),
 ]
 
 
@@ -51,10 +55,10 @@ def comparison_task(store: ObjectStore, job: JobConfig, run_id: str = "compare-t
     return WorkerTask(job=job, run_id=run_id, snapshot=snapshot, **fields)
 
 
-def without_seconds(results: Results) -> Results:
+def without_seconds(results: Results) -> dict[str, dict[str, Any]]:
     """What must be equal in two runs that mean the same: not the time, and not where the models lie."""
     return {
-        stage: {name: value for name, value in result.items() if name not in ("seconds", "model")}
+        stage: {n: value for n, value in result.to_json().items() if n not in ("seconds", "seconds_before", "model")}
         for stage, result in results.items()
     }
 
@@ -70,4 +74,4 @@ def flat(value: Any, name: str = "") -> dict[str, float]:
 
 def model_entry(results: Results, stage: str) -> FileEntry:
     """Where the model of a stage lies."""
-    return FileEntry.model_validate(results[stage]["model"])
+    return kept_model(results[stage], stage)

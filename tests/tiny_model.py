@@ -10,10 +10,10 @@ from tru_core.collective import LocalCollective
 from workflows.config.job import JobConfig, parse
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.models.publish import publish_version
-from workflows.running.runs import run_name
+from workflows.running.runs import kept_model, run_name
 from workflows.running.worker import TaskRun
-from workflows.storage import FileEntry, ObjectStore, open_store
-from workflows.tasks import Stage, WorkerTask
+from workflows.storage import ObjectStore, open_store
+from workflows.tasks import Fit, WorkerTask
 
 JOB: dict[str, Any] = {
     "dataset": "tiny",
@@ -35,7 +35,7 @@ def publish_original(job: JobConfig) -> ObjectStore:
     store = open_store(job.storage)
     manifest = write_tiny_snapshot(store, job.dataset)
     run_id = run_name("train", "tiny")
-    stage = Stage(name="original", kind="fit")
+    stage = Fit(name="original")
     task = WorkerTask(job=job, run_id=run_id, snapshot=current_snapshot_entry(store, job.dataset)[1], stages=[stage])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -44,7 +44,7 @@ def publish_original(job: JobConfig) -> ObjectStore:
     publish_version(
         store,
         job.model,
-        manifest=FileEntry.model_validate(result["model"]),
+        manifest=kept_model(result, run_id),
         parent_version=None,
         method="fit",
         dataset=job.dataset,

@@ -1,8 +1,8 @@
 """What the driver asks of the workers, as checked values that travel as JSON."""
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt
 
 from tru_core.audits.injection import PlantingSettings
 from tru_core.settings import Settings
@@ -21,31 +21,69 @@ class RequestRows(Settings):
     """Training pairs that the request names, counted by the planner: the workers must find as many."""
 
 
-class Stage(Settings):
-    """One step of a task.
+class Fit(Settings):
+    """Train the job's backbone from scratch on all of the snapshot's training pairs, and keep the model.
 
     Attributes:
-        name: Unique in the task; results and models lie under it.
-        kind: ``fit`` trains from scratch, ``unlearn`` runs TRU, ``evaluate`` only measures; ``method`` runs any
-            method and ``original`` none, and both measure all that a comparison asks for. ``shadow`` trains a shadow
-            model of an audit and keeps its output vectors; ``audit`` examines a candidate.
-        retained_only: For ``fit``: train on the retained pairs (Retrain), not on all (Original).
-        source: For all but ``fit``: the stage whose model it starts from, or ``original``. None, for a ``method``
-            that does not look at it: an untrained model.
-        edges_in: For ``evaluate``: leave the deleted edges in the graph, as ``original`` does.
-        method: For ``method``: its name in ``tru_core.unlearning.methods``.
-        settings: For ``method``: its settings by name; for ``shadow`` and ``audit``: what they are asked.
-        keeps: For ``method``: keep the model, or the output vectors where there is no single one, for an audit.
+        name: Unique in the task, as of every stage; results and models lie under it.
     """
 
+    kind: Literal["fit"] = "fit"
     name: str
-    kind: Literal["fit", "unlearn", "evaluate", "method", "original", "shadow", "audit"]
-    retained_only: bool = False
+
+
+class Forget(Settings):
+    """Run a method on a trained model.
+
+    Attributes:
+        method: Its name in ``tru_core.unlearning.methods``.
+        settings: Its own, by name.
+        source: The stage whose model it starts from, or ``original``: the task's. None, for a method that does not look
+            at it: an untrained model.
+        is_compared: Measure all that a comparison asks for, and take a request in the batches in which it comes.
+            Otherwise measure recalls alone, and keep the model.
+        keeps: For a compared one: keep the model, or the output vectors where there is no single one, for an audit.
+    """
+
+    kind: Literal["forget"] = "forget"
+    name: str
+    method: str
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
     source: str | None = "original"
-    edges_in: bool = False
-    method: str = ""
-    settings: dict[str, Any] = Field(default_factory=dict)
+    is_compared: bool = False
     keeps: bool = False
+
+
+class Measure(Settings):
+    """Measure a model as it serves, with all edges in the graph, by all that a comparison asks for.
+
+    Attributes:
+        source: As of :class:`Forget`.
+    """
+
+    kind: Literal["measure"] = "measure"
+    name: str
+    source: str = "original"
+
+
+class Shadow(Settings):
+    """Train a shadow model of an audit, and keep its output vectors.
+
+    Attributes:
+        number: Which one, from 0.
+        num_shadows: Of the whole set: each subject is in half of them.
+        seed: The auditor's.
+    """
+
+    kind: Literal["shadow"] = "shadow"
+    name: str
+    number: NonNegativeInt
+    num_shadows: PositiveInt
+    seed: NonNegativeInt
+
+
+Stage = Annotated[Fit | Forget | Measure | Shadow, Field(discriminator="kind")]
+"""One step of a task."""
 
 
 class WorkerTask(Settings):

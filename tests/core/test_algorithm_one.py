@@ -19,12 +19,11 @@ from tru_core.fit import FitSettings, TrainingState, fit, parameter_values, pool
 from tru_core.interactions import Request, make_request, select
 from tru_core.sampling import Batch, iterate_batches, plan_epoch
 from tru_core.unlearning import algorithm_one, targeting
-from tru_core.unlearning.algorithm_one import mean_gradient_norms, reverse_step
+from tru_core.unlearning.algorithm_one import AlgorithmOneSettings, mean_gradient_norms, reverse_step
+from tru_core.unlearning.algorithm_one import algorithm_one as unlearn
 from tru_core.unlearning.problem import Problem, candidate_score, evaluate, make_problem
 from tru_core.unlearning.rows import reset_subject_rows, subjects_removed
 from tru_core.unlearning.targeting import Targeting
-from tru_core.unlearning.tru import unlearn
-from tru_core.unlearning.tru_settings import TRUSettings
 
 USERS, ITEMS = np.array([2, 9, 17]), np.array([4, 11])
 FUSION = "project.visual.weight"
@@ -66,16 +65,15 @@ REQUESTS = {
 every_regime = pytest.mark.parametrize("regime", list(REQUESTS))
 
 
-def settings_for(**changes: Any) -> TRUSettings:
+def settings_for(**changes: Any) -> AlgorithmOneSettings:
     """Algorithm 1 with the subjects' rows removed."""
     algorithm = {
-        "paper_literal": True,
         "epochs": 2,
         "batch_size": 16,
         "learning_rate": 0.01,
         "min_parameter_share": 0.0,
     }
-    return TRUSettings(**algorithm | changes)
+    return AlgorithmOneSettings(**algorithm | changes)
 
 
 def forget_batch(part: Part, problem: Problem) -> Batch:
@@ -91,7 +89,7 @@ def targeting_of(model: Backbone, chosen: set[str] | None = None, **scales: floa
 
 
 def take_reverse_step(
-    model: Backbone, problem: Problem, batch: Batch, settings: TRUSettings, targeting: Any
+    model: Backbone, problem: Problem, batch: Batch, settings: AlgorithmOneSettings, targeting: Any
 ) -> dict[str, Tensor]:
     """One step of a fresh optimizer; gives each parameter's change."""
     before = parameter_values(model)
@@ -124,7 +122,7 @@ def test_sgd_is_equation_seven_verbatim(
         gate_weight=0.02,
         gate_sign=sign,
         reverse_objective=objective,
-        reverse_learning_rate=own_rate,
+        ascent_learning_rate=own_rate,
     )
     scales = {"id": 0.5, "visual": 0.25, "text": 1.0, "shared": 1.0}
     chosen = set(model.anatomy.modules) - {"prefer.text", "item_table"}
@@ -451,7 +449,7 @@ def test_pairs_of_users_who_stay_are_forgotten_by_the_reverse_step(part: Part, t
     batch = forget_batch(part, problem)
     for rate in (1e-9, 1.0, 3.0):
         model = original(part, trained)
-        unlearn(model, problem, settings_for(epochs=1, reverse_learning_rate=rate, module_share=0.9))
+        unlearn(model, problem, settings_for(epochs=1, ascent_learning_rate=rate, module_share=0.9))
         losses.append(model.loss(problem.graph_without, batch).ranking.item())
     assert losses[1] > 1.2 * losses[0]
     assert losses[2] > 1.2 * losses[1]
@@ -527,7 +525,7 @@ def test_a_request_for_everything_is_refused(part: Part) -> None:
 def test_a_loss_that_is_not_finite_fails_the_run(part: Part, trained: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     model, problem = original(part, trained), problem_of(part, make_request(users=USERS))
     with pytest.raises(NumericsError):
-        unlearn(model, problem, settings_for(reverse_learning_rate=1e200))
+        unlearn(model, problem, settings_for(ascent_learning_rate=1e200))
     model = original(part, trained)
     model.get_parameter("item_table").data[3] = math.nan
     with pytest.raises(NumericsError, match="norm of"):

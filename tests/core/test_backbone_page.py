@@ -112,7 +112,7 @@ def test_the_example_is_unlearned_by_methods_that_never_heard_of_it(part: Part) 
     candidate = run_method(method, model, problem, method.settings_type(), tools)
     before = measure(candidate.users, candidate.items, problem, ALONE)
 
-    unlearn(model, problem, TRUSettings(epochs=1, batch_size=32))
+    unlearn(model, problem, TRUSettings(batch_size=32))
     users, items = model.embeddings(problem.graph_without)
     after = measure(users.detach(), items.detach(), problem, ALONE)
     assert after.forget.recall < before.forget.recall

@@ -57,7 +57,7 @@ def unlearn_once(original: Backbone, problem: Problem, settings: TRUSettings, to
 
 
 TRU = Method(title="TRU", settings_type=TRUSettings, forget=unlearn_once)
-TRU_SETTINGS = TRUSettings(epochs=2, batch_size=32, learning_rate=0.02)
+TRU_SETTINGS = TRUSettings(batch_size=32)
 
 
 def recorder(seen: list[Problem]) -> Method:

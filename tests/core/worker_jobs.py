@@ -18,6 +18,7 @@ from tru_core.collective import Collective, TorchCollective, all_sum_number
 from tru_core.fit import FitSettings, TrainingState, parameter_values, set_parameters
 from tru_core.forget_sets import sample_request
 from tru_core.interactions import Regime, Request, make_request
+from tru_core.unlearning.algorithm_one import AlgorithmOneSettings, algorithm_one
 from tru_core.unlearning.problem import Problem, evaluate
 from tru_core.unlearning.tru import unlearn
 from tru_core.unlearning.tru_settings import TRUSettings
@@ -83,8 +84,7 @@ def run_job(job: Job, collective: Collective) -> tuple[dict, dict[str, torch.Ten
     request = request_of(job, part, collective)
     problem = problem_of(part, request, collective, dtype=dtype)
     before = flat_metrics(model, problem, edges_in=True)
-    settings = TRUSettings(
-        paper_literal=True,
+    settings = AlgorithmOneSettings(
         epochs=2,
         batch_size=32,
         energy_batches=2,
@@ -93,7 +93,7 @@ def run_job(job: Job, collective: Collective) -> tuple[dict, dict[str, torch.Ten
         max_gradient_norm=0.4,
         reverse_objective=job.reverse_objective,  # type: ignore[arg-type]
     )
-    forgotten: TrainingState = unlearn(model, problem, settings)
+    forgotten: TrainingState = algorithm_one(model, problem, settings)
     numbers = {
         "fit": trained.history,
         "before": before,

@@ -1,30 +1,39 @@
-"""What TRU is without each of its parts: rows of a comparison, settings on top of the job's."""
+"""What TRU and Algorithm 1 are without each of their parts: rows of a comparison."""
 
+from dataclasses import dataclass
 from typing import Any
 
-_SHARED = {"shared_learning_rate": 1e-3, "repair": True, "branch_scaling": True}
-_LITERAL = {"paper_literal": True}
 
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "TRU, subjects' rows stay": {"reset_subjects": False},
-    "TRU, touched rows stay": {"replace_rows": "none"},
-    "TRU, touched rows fresh": {"replace_rows": "fresh"},
-    "TRU, touched rows predicted": {"replace_rows": "predicted"},
-    "TRU, touched items' rows stay": {"replace_items": "none"},
-    "TRU, no reverse": {"reverse_steps": 0},
-    "TRU, no forget loss": {"forget_weight": 0.0},
-    "TRU, no residue loss": {"residue_weight": 0.0},
-    "TRU, with repair": {"repair": True},
-    "TRU, shared modules move": _SHARED,
-    "TRU, shared, no gate": _SHARED | {"gate": False},
-    "TRU, shared, no scaling": _SHARED | {"branch_scaling": False},
-    "TRU, shared, no isolation": _SHARED | {"isolation": False},
-    "TRU, shared, literal gate sign": _SHARED | {"gate_sign": "literal"},
-    "Algorithm 1": _LITERAL,
-    "Algorithm 1, no gate": _LITERAL | {"gate": False},
-    "Algorithm 1, no scaling": _LITERAL | {"branch_scaling": False},
-    "Algorithm 1, no isolation": _LITERAL | {"isolation": False},
-    "Algorithm 1, literal gate sign": _LITERAL | {"gate_sign": "literal"},
-    "Algorithm 1, SGD": _LITERAL | {"reverse_optimizer": "sgd"},
-    "Algorithm 1, rows stay": _LITERAL | {"reset_subjects": False},
+@dataclass(frozen=True)
+class Ablation:
+    """A method and its settings, on top of the job's own where that is the job's method."""
+
+    method: str
+    settings: dict[str, Any]
+
+
+_SHARED = {"shared_learning_rate": 1e-3, "repair": True, "branch_scaling": True}
+
+ABLATIONS: dict[str, Ablation] = {
+    "TRU, subjects' rows stay": Ablation("tru", {"reset_subjects": False}),
+    "TRU, touched rows stay": Ablation("tru", {"replace_rows": "none"}),
+    "TRU, touched rows fresh": Ablation("tru", {"replace_rows": "fresh"}),
+    "TRU, touched rows predicted": Ablation("tru", {"replace_rows": "predicted"}),
+    "TRU, touched items' rows stay": Ablation("tru", {"replace_items": "none"}),
+    "TRU, no reverse": Ablation("tru", {"reverse_steps": 0}),
+    "TRU, no forget loss": Ablation("tru", {"forget_weight": 0.0}),
+    "TRU, no residue loss": Ablation("tru", {"residue_weight": 0.0}),
+    "TRU, with repair": Ablation("tru", {"repair": True}),
+    "TRU, shared modules move": Ablation("tru", _SHARED),
+    "TRU, shared, no gate": Ablation("tru", _SHARED | {"gate": False}),
+    "TRU, shared, no scaling": Ablation("tru", _SHARED | {"branch_scaling": False}),
+    "TRU, shared, no isolation": Ablation("tru", _SHARED | {"isolation": False}),
+    "TRU, shared, literal gate sign": Ablation("tru", _SHARED | {"gate_sign": "literal"}),
+    "Algorithm 1": Ablation("algorithm_one", {}),
+    "Algorithm 1, no gate": Ablation("algorithm_one", {"gate": False}),
+    "Algorithm 1, no scaling": Ablation("algorithm_one", {"branch_scaling": False}),
+    "Algorithm 1, no isolation": Ablation("algorithm_one", {"isolation": False}),
+    "Algorithm 1, literal gate sign": Ablation("algorithm_one", {"gate_sign": "literal"}),
+    "Algorithm 1, SGD": Ablation("algorithm_one", {"reverse_optimizer": "sgd"}),
+    "Algorithm 1, rows stay": Ablation("algorithm_one", {"reset_subjects": False}),
 }

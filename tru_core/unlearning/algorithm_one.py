@@ -1,4 +1,4 @@
-"""Algorithm 1 of arXiv:2604.02183v1 as printed: targeted reverse update by ascent, then repair.
+"""Algorithm 1 of arXiv:2604.02183v1 as printed: targeted reverse update by ascent, then repair. It hardly forgets.
 
 Each epoch: measure branch scales (Eq. 4) and module sensitivities (Eq. 5), choose modules (Eq. 6),
 take one gated, scaled and masked step of ascent on each forget batch (Eqs. 3, 7) on the graph
@@ -12,8 +12,10 @@ gradient must still pass through the trained rows.
 import math
 import time
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from tru_core.backbones.base import Backbone, LossTerms, complete_gradients, gradient_norms
 from tru_core.errors import NumericsError
@@ -32,17 +34,63 @@ from tru_core.fit import (
 from tru_core.graph import Graph
 from tru_core.sampling import Batch, EpochPlan, check_all_visited, iterate_batches, plan_epoch
 from tru_core.unlearning.interventions import gate_gradient
+from tru_core.unlearning.method import Candidate, Method, Tools, candidate_of
 from tru_core.unlearning.problem import Problem, candidate_score, evaluate
 from tru_core.unlearning.rows import fresh_seed, reset_subject_rows, subjects_removed
-from tru_core.unlearning.targeting import Targeting, measure_norms, target
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.targeting import Targeting, TargetingSettings, check_settings, measure_norms, target
 
 
-def _objective(terms: LossTerms, settings: TRUSettings) -> torch.Tensor:
+class AlgorithmOneSettings(TargetingSettings):
+    """Settings of Algorithm 1, beside those of the three interventions. Where the paper is silent the reason is here.
+
+    Attributes:
+        branch_scaling: Eq. (4) on or off. Left out: on, as printed.
+        learning_rate: eta: Adam's step size of repair (times 1 - alpha) and, where it has none of its own, of ascent.
+        ascent_learning_rate: Own eta of the reverse step, in the same unit; left out: ``learning_rate``.
+        batch_size: Rows of a batch, as in training.
+        reset_subjects: Make the rows of deleted users and items fresh. Off only to measure what the rest does
+            alone: a model published so still holds the deleted rows.
+        seed: Decides batches, negatives and fresh rows.
+        epochs: Unlearning epochs at most. Not in the paper; its >50x speed-up means a handful.
+        patience: Stop after so many epochs without a better score (see
+            :func:`tru_core.unlearning.problem.candidate_score`). Not in the paper.
+        reverse_ratio: alpha in Eq. (2): the reverse step has weight alpha, repair 1 - alpha. The paper gives
+            0.2 for MMRecUn and none for TRU: like for like.
+        energy_batches: M, batches for Eqs. (4) and (5); the paper's grid is 1 ... 5. Aggregated as the mean
+            over batches of the gradient's L2 norm.
+        reverse_optimizer: ``adam`` scales the *update* of each parameter (own state, no gradient at all for
+            masked modules), since Adam divides out any factor on the gradient; ``sgd`` is Eq. (7) verbatim.
+        reverse_objective: ``ranking`` ascends BPR alone; ``full`` the whole training loss, with L2 and the
+            contrastive terms, as the notation has it. The default keeps ascent on what is to be forgotten.
+        max_gradient_norm: Clip the reverse direction to this L2 norm; ascent on BPR is unbounded. None: never.
+        repair_batches: Retained batches per epoch; None is a whole pass, as Algorithm 1 says.
+    """
+
+    learning_rate: PositiveFloat = 1e-3
+    ascent_learning_rate: PositiveFloat | None = None
+    batch_size: PositiveInt = 2048
+    reset_subjects: bool = True
+    seed: NonNegativeInt = 0
+    epochs: PositiveInt = 3
+    patience: PositiveInt = 3
+    reverse_ratio: float = Field(default=0.2, gt=0, lt=1)
+    energy_batches: PositiveInt = 3
+    reverse_optimizer: Literal["adam", "sgd"] = "adam"
+    reverse_objective: Literal["ranking", "full"] = "ranking"
+    max_gradient_norm: PositiveFloat | None = None
+    repair_batches: PositiveInt | None = None
+
+    @property
+    def scales_branches(self) -> bool:
+        """Whether Eq. (4) is on."""
+        return self.branch_scaling is not False
+
+
+def _objective(terms: LossTerms, settings: AlgorithmOneSettings) -> torch.Tensor:
     return terms.ranking if settings.reverse_objective == "ranking" else terms.total()
 
 
-def _gradient(model: Backbone, graph: Graph, batch: Batch, settings: TRUSettings) -> None:
+def _gradient(model: Backbone, graph: Graph, batch: Batch, settings: AlgorithmOneSettings) -> None:
     """Leave in every ``.grad`` the gradient of the job's forget or retain objective on one batch."""
     model.zero_grad(set_to_none=True)
     _objective(model.loss(graph, batch), settings).backward()
@@ -50,7 +98,7 @@ def _gradient(model: Backbone, graph: Graph, batch: Batch, settings: TRUSettings
 
 
 def mean_gradient_norms(
-    model: Backbone, graph: Graph, batches: Iterable[Batch], settings: TRUSettings
+    model: Backbone, graph: Graph, batches: Iterable[Batch], settings: AlgorithmOneSettings
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Mean over batches of the gradient's L2 norm, by branch (Eq. 4) and by module (Eq. 5).
 
@@ -70,7 +118,7 @@ def mean_gradient_norms(
 
 
 def _target(
-    model: Backbone, problem: Problem, forget: EpochPlan, retain: EpochPlan, settings: TRUSettings
+    model: Backbone, problem: Problem, forget: EpochPlan, retain: EpochPlan, settings: AlgorithmOneSettings
 ) -> Targeting:
     graph, count = problem.graph_with, settings.energy_batches
     forget_energy, sensitivity = mean_gradient_norms(model, graph, iterate_batches(forget, limit=count), settings)
@@ -80,7 +128,7 @@ def _target(
     return target(model, retain_energy, forget_energy, sensitivity, settings, graph.collective)
 
 
-def _make_reverse_optimizer(model: Backbone, settings: TRUSettings) -> torch.optim.Optimizer:
+def _make_reverse_optimizer(model: Backbone, settings: AlgorithmOneSettings) -> torch.optim.Optimizer:
     if settings.reverse_optimizer == "adam":
         return make_adam(model, settings.learning_rate)
     return torch.optim.SGD(parameter_groups(model), lr=settings.learning_rate)
@@ -92,12 +140,12 @@ def reverse_step(
     batch: Batch,
     optimizer: torch.optim.Optimizer,
     targeting: Targeting,
-    settings: TRUSettings,
+    settings: AlgorithmOneSettings,
 ) -> None:
     """Ascend the gated forget objective once on one batch: Eq. (7), masked and scaled per parameter."""
     _gradient(model, graph, batch, settings)
     module_of = {parameter: name for name, group in model.anatomy.modules.items() for parameter in group}
-    rate = settings.learning_rate if settings.reverse_learning_rate is None else settings.reverse_learning_rate
+    rate = settings.learning_rate if settings.ascent_learning_rate is None else settings.ascent_learning_rate
     moving = []
     for group in optimizer.param_groups:
         name, parameter = group["name"], group["params"][0]
@@ -116,7 +164,7 @@ def reverse_step(
     if not math.isfinite(norm):
         raise NumericsError(
             f"the reverse gradient's norm is {norm}. The step was not taken, the last checkpoint is kept and nothing "
-            "was published. Lower reverse_learning_rate or set max_gradient_norm."
+            "was published. Lower ascent_learning_rate or set max_gradient_norm."
         )
     if settings.max_gradient_norm is not None and norm > settings.max_gradient_norm:
         for parameter in model.parameters():
@@ -143,7 +191,7 @@ def _restore(state: TrainingState, model: Backbone, optimizers: dict[str, torch.
 def algorithm_one(
     model: Backbone,
     problem: Problem,
-    settings: TRUSettings,
+    settings: AlgorithmOneSettings,
     *,
     state: TrainingState | None = None,
     on_epoch: OnEpoch | None = None,
@@ -160,8 +208,10 @@ def algorithm_one(
 
     Raises:
         AuditError: If an epoch did not visit every forget row exactly once.
+        ConfigError: If a setting does not fit the backbone.
         NumericsError: If a loss or gradient is not finite.
     """
+    check_settings(model, settings)
     state = TrainingState(best_score=-math.inf) if state is None else state
     shard, collective = problem.shard, problem.graph_with.collective
     seed_of_rows = fresh_seed(settings.seed)
@@ -225,3 +275,12 @@ def algorithm_one(
     if removed is not None:
         reset_subject_rows(model, shard, removed, seed=seed_of_rows)
     return state
+
+
+def forget(original: Backbone, problem: Problem, settings: AlgorithmOneSettings, tools: Tools) -> Candidate:
+    """Unlearn by Algorithm 1; an interrupted run resumes."""
+    state = algorithm_one(original, problem, settings, state=tools.state, on_epoch=tools.on_epoch)
+    return candidate_of(original, problem, state.history, best_epoch=state.best_epoch)
+
+
+ALGORITHM_ONE = Method(title="Algorithm 1", settings_type=AlgorithmOneSettings, forget=forget)

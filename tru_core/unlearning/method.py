@@ -6,7 +6,7 @@ is therefore a candidate's output vectors on the graph without the deleted edges
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -62,6 +62,7 @@ class Candidate:
         seconds: Wall time of the method itself, an interrupted run's earlier part included, ``seconds_before`` not.
         seconds_before: The part of the method's time that a deletion does not cost: what is prepared once, before
             any request (clusters of users, models of shards that the request leaves alone).
+        best_epoch: The epoch or round whose model it is; None where the method keeps the last one.
     """
 
     users: Float[Tensor, "user dim"]
@@ -70,6 +71,7 @@ class Candidate:
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     seconds_before: float = 0.0
+    best_epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,27 @@ class Method:
         title: What a table calls it.
         settings_type: Its settings, with a reason for each default.
         forget: The method itself. May change the Original that it is given.
+        has_one_model: Whether a candidate is one model, which can be published as a version; False where the scores
+            of several are added.
     """
 
     title: str
     settings_type: type[Settings]
     forget: Callable[[Backbone, Problem, Any, Tools], Candidate]
+    has_one_model: bool = True
 
 
-def candidate_of(model: Backbone, problem: Problem, history: list[dict[str, float]] | None = None) -> Candidate:
+def candidate_of(
+    model: Backbone,
+    problem: Problem,
+    history: list[dict[str, float]] | None = None,
+    *,
+    best_epoch: int | None = None,
+) -> Candidate:
     """Take a single model's output vectors on the graph without the deleted edges."""
     with torch.no_grad():
         users, items = model.embeddings(problem.graph_without)
-    return Candidate(users=users, items=items, model=model, history=history or [])
+    return Candidate(users=users, items=items, model=model, history=history or [], best_epoch=best_epoch)
 
 
 def run_method(method: Method, original: Backbone, problem: Problem, settings: Settings, tools: Tools) -> Candidate:
@@ -99,11 +110,5 @@ def run_method(method: Method, original: Backbone, problem: Problem, settings: S
     before = 0.0 if tools.state is None else tools.state.seconds
     started = time.perf_counter()
     candidate = method.forget(original, problem, settings, tools)
-    return Candidate(
-        users=candidate.users,
-        items=candidate.items,
-        model=candidate.model,
-        history=candidate.history,
-        seconds=before + time.perf_counter() - started - candidate.seconds_before,
-        seconds_before=candidate.seconds_before,
-    )
+    seconds = before + time.perf_counter() - started - candidate.seconds_before
+    return replace(candidate, seconds=seconds)

@@ -1,5 +1,6 @@
 """Every unlearning method by name. A new one is one short file and one line here."""
 
+from tru_core.unlearning.algorithm_one import ALGORITHM_ONE
 from tru_core.unlearning.edge_deletion import EDGE_DELETION
 from tru_core.unlearning.gradient_ascent import GRADIENT_ASCENT
 from tru_core.unlearning.method import Method
@@ -28,6 +29,7 @@ METHODS: dict[str, Method] = {
     "scale_gun": SCALE_GUN,
     "scif": SCIF,
     "tru": TRU,
+    "algorithm_one": ALGORITHM_ONE,
     "sisa": SISA,
     "rec_eraser": REC_ERASER,
     "ultra_re": ULTRA_RE,

@@ -161,4 +161,4 @@ def forget(original: Backbone, problem: Problem, settings: RecEraserSettings, to
     )
 
 
-REC_ERASER = Method(title="RecEraser", settings_type=RecEraserSettings, forget=forget)
+REC_ERASER = Method(title="RecEraser", settings_type=RecEraserSettings, forget=forget, has_one_model=False)

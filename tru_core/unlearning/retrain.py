@@ -28,7 +28,7 @@ def forget(original: Backbone, problem: Problem, settings: RetrainSettings, tool
         state=tools.state,
         on_epoch=tools.on_epoch,
     )
-    return candidate_of(model, problem, state.history)
+    return candidate_of(model, problem, state.history, best_epoch=state.best_epoch)
 
 
 RETRAIN = Method(title="Retrain", settings_type=RetrainSettings, forget=forget)

@@ -41,4 +41,4 @@ def forget(original: Backbone, problem: Problem, settings: SISASettings, tools: 
     )
 
 
-SISA = Method(title="SISA", settings_type=SISASettings, forget=forget)
+SISA = Method(title="SISA", settings_type=SISASettings, forget=forget, has_one_model=False)

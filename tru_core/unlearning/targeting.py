@@ -3,11 +3,47 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import Field, NonNegativeFloat
+
 from tru_core.backbones.base import Backbone, gradient_norms, num_parameters
 from tru_core.collective import Collective
 from tru_core.errors import ConfigError
-from tru_core.unlearning.interventions import branch_scale, select_modules
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.settings import Settings
+from tru_core.unlearning.interventions import GateSign, branch_scale, select_modules
+
+
+class TargetingSettings(Settings):
+    """The three interventions of the paper as switches, for every method that has them.
+
+    Attributes:
+        gate: Fusion gate of Eq. (3) on or off.
+        gate_weight: lambda_fusion. Not in the paper; ``gate_weight * sqrt(fusion weights)`` of about a tenth
+            of the fusion gradient's norm.
+        gate_sign: ``shrink`` lets the penalty shrink fusion weights, as its purpose says; ``literal``
+            ascends it with the loss, as Eq. (7) is printed.
+        branch_scaling: Eq. (4) on or off (the paper's retain-scale switch). Left out, the method decides.
+        scale_floor: gamma_min. Not in the paper.
+        isolation: Module mask of Eq. (6) on or off.
+        module_share: p, the paper's grid is 0.1 ... 0.9.
+        min_parameter_share: tau_min. Not in the paper; 0.05 makes sure of an embedding table, not of a wide
+            feature table that would swallow the mask.
+        excluded_modules: Modules that the reverse step never moves, by name, whatever their sensitivity.
+    """
+
+    gate: bool = True
+    gate_weight: NonNegativeFloat = 1e-4
+    gate_sign: GateSign = "shrink"
+    branch_scaling: bool | None = None
+    scale_floor: float = Field(default=0.1, gt=0, le=1)
+    isolation: bool = True
+    module_share: float = Field(default=0.5, gt=0, le=1)
+    min_parameter_share: float = Field(default=0.05, ge=0, le=1)
+    excluded_modules: tuple[str, ...] = ()
+
+    @property
+    def scales_branches(self) -> bool:
+        """Whether Eq. (4) is on."""
+        return bool(self.branch_scaling)
 
 
 @dataclass(frozen=True)
@@ -47,7 +83,7 @@ def target(
     retain_energy: Mapping[str, float],
     forget_energy: Mapping[str, float],
     sensitivity: Mapping[str, float],
-    settings: TRUSettings,
+    settings: TargetingSettings,
     collective: Collective,
 ) -> Targeting:
     """Scale branches and choose modules from measured norms; all of them in full where a switch is off.
@@ -71,7 +107,7 @@ def target(
     return Targeting(scales=scales, sensitivity=dict(sensitivity), chosen=chosen)
 
 
-def check_settings(model: Backbone, settings: TRUSettings) -> None:
+def check_settings(model: Backbone, settings: TargetingSettings) -> None:
     """Check what only the backbone can know.
 
     Raises:

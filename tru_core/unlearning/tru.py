@@ -10,7 +10,7 @@
 The cost follows the request: only touched rows move, and where the first two parts are enough no step is taken. Where a
 backbone has no table of items (MIG-GT), shared modules hold what was together, and they move. The paper
 (arXiv:2604.02183v1) ascends the training loss under a gate, a scale and a mask (Eqs. 3-6); what was measured here made
-the sequence and the matched losses. ``paper_literal`` is Algorithm 1 as printed.
+the sequence and the matched losses. Algorithm 1 as printed is a method of its own (:mod:`.algorithm_one`).
 """
 
 import math
@@ -23,7 +23,6 @@ from tru_core.backbones.base import Backbone
 from tru_core.fit import OnEpoch, TrainingState, adam_moments, parameter_values, restore_adam, set_parameters
 from tru_core.interactions import IntArray, positions_of
 from tru_core.sampling import check_all_visited
-from tru_core.unlearning.algorithm_one import algorithm_one
 from tru_core.unlearning.item_rows import replace_item_rows
 from tru_core.unlearning.method import Candidate, Method, Tools, candidate_of
 from tru_core.unlearning.problem import Problem
@@ -74,8 +73,6 @@ def unlearn(
         NumericsError: If a gradient is not finite.
     """
     check_settings(model, settings)
-    if settings.paper_literal:
-        return algorithm_one(model, problem, settings, state=state, on_epoch=on_epoch)
     started = time.perf_counter()
     state = TrainingState(best_score=-math.inf) if state is None else state
     collective, users = problem.graph_without.collective, touched_users(problem)
@@ -133,7 +130,7 @@ def _close_round(
 def forget(original: Backbone, problem: Problem, settings: TRUSettings, tools: Tools) -> Candidate:
     """Unlearn by TRU; an interrupted run resumes."""
     state = unlearn(original, problem, settings, state=tools.state, on_epoch=tools.on_epoch)
-    return candidate_of(original, problem, state.history)
+    return candidate_of(original, problem, state.history, best_epoch=state.best_epoch)
 
 
 TRU = Method(title="TRU", settings_type=TRUSettings, forget=forget)

@@ -1,45 +1,21 @@
-"""Settings of TRU, as a sequence built from what was measured and as Algorithm 1 is printed."""
+"""Settings of TRU as a sequence, built from what was measured."""
 
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from tru_core.settings import Settings
-from tru_core.unlearning.interventions import GateSign
+from tru_core.unlearning.targeting import TargetingSettings
 
 
-class TRUSettings(Settings):
-    """Settings of TRU. Where the paper is silent the choice, its reason and its switch stand here.
-
-    Both ways:
+class TRUSettings(TargetingSettings):
+    """Settings of TRU, beside those of the three interventions.
 
     Attributes:
-        paper_literal: Do Algorithm 1 as printed (:mod:`tru_core.unlearning.algorithm_one`) and nothing else of the
-            sequence but ``reset_subjects``. Measured: it hardly forgets.
-        learning_rate: eta of Algorithm 1: of repair (times 1 - alpha) and, where it has none of its own, reverse.
-        reverse_learning_rate: In Algorithm 1: own eta of the reverse step. In the sequence: Adam's step size of the
-            touched rows, in root mean squares of their table, 0.08 where left out.
-        batch_size: Rows of a batch, as in training.
-        gate: Fusion gate of Eq. (3) on or off.
-        gate_weight: lambda_fusion. Not in the paper; ``gate_weight * sqrt(fusion weights)`` of about a tenth
-            of the fusion gradient's norm.
-        gate_sign: ``shrink`` lets the penalty shrink fusion weights, as its purpose says; ``literal``
-            ascends it with the loss, as Eq. (7) is printed.
-        branch_scaling: Eq. (4) on or off (the paper's retain-scale switch). Left out: on in Algorithm 1, off in the
-            sequence, where the matched loss needs no brake and it doubles the steps.
-        scale_floor: gamma_min. Not in the paper.
-        isolation: Module mask of Eq. (6) on or off.
-        module_share: p, the paper's grid is 0.1 ... 0.9.
-        min_parameter_share: tau_min. Not in the paper; 0.05 makes sure of an embedding table, not of a wide
-            feature table that would swallow the mask.
-        excluded_modules: Modules that the reverse step never moves, by name, whatever their sensitivity.
+        branch_scaling: Eq. (4) on or off. Left out: off. The matched loss needs no brake, and it doubles the steps.
+        batch_size: Retained pairs of a step with repair.
         reset_subjects: Make the rows of deleted users and items fresh. Off only to measure what the rest does
             alone: a model published so still holds the deleted rows.
         seed: Decides batches, negatives, fresh rows and the pairs that are compared.
-
-    The sequence:
-
-    Attributes:
         replace_rows: Rows of users who lose some pairs and stay (:mod:`tru_core.unlearning.user_rows`): ``predicted``
             from the items that they retain, ``fresh`` as before training, or ``none``: left as they are. ``best`` takes
             what validates better, predicted or fresh; in part where that is dear and a user lost deleted items alone.
@@ -65,38 +41,11 @@ class TRUSettings(Settings):
         tolerance: A statistic is settled within this of 0.5 (forgotten pairs: half as much again, see
             :mod:`tru_core.unlearning.stop_rule`), or within what chance gives for so few pairs, and where
             the removal of rows left it lower, down to there. Stop once both are.
-
-    Algorithm 1:
-
-    Attributes:
-        epochs: Unlearning epochs at most. Not in the paper; its >50x speed-up means a handful.
-        patience: Stop after so many epochs without a better score (see
-            :func:`tru_core.unlearning.problem.candidate_score`). Not in the paper.
-        reverse_ratio: alpha in Eq. (2): the reverse step has weight alpha, repair 1 - alpha. The paper gives
-            0.2 for MMRecUn and none for TRU: like for like.
-        energy_batches: M, batches for Eqs. (4) and (5); the paper's grid is 1 ... 5. Aggregated as the mean
-            over batches of the gradient's L2 norm.
-        reverse_optimizer: ``adam`` scales the *update* of each parameter (own state, no gradient at all for
-            masked modules), since Adam divides out any factor on the gradient; ``sgd`` is Eq. (7) verbatim.
-        reverse_objective: ``ranking`` ascends BPR alone; ``full`` the whole training loss, with L2 and the
-            contrastive terms, as the notation has it. The default keeps ascent on what is to be forgotten.
-        max_gradient_norm: Clip the reverse direction to this L2 norm; ascent on BPR is unbounded. None: never.
-        repair_batches: Retained batches per epoch; None is a whole pass, as Algorithm 1 says.
+        reverse_learning_rate: Adam's step size of the touched rows, in root mean squares of their table; 0.08 where
+            left out.
     """
 
-    paper_literal: bool = False
-    learning_rate: PositiveFloat = 1e-3
-    reverse_learning_rate: PositiveFloat | None = None
     batch_size: PositiveInt = 2048
-    gate: bool = True
-    gate_weight: NonNegativeFloat = 1e-4
-    gate_sign: GateSign = "shrink"
-    branch_scaling: bool | None = None
-    scale_floor: float = Field(default=0.1, gt=0, le=1)
-    isolation: bool = True
-    module_share: float = Field(default=0.5, gt=0, le=1)
-    min_parameter_share: float = Field(default=0.05, ge=0, le=1)
-    excluded_modules: tuple[str, ...] = ()
     reset_subjects: bool = True
     seed: NonNegativeInt = 0
 
@@ -104,6 +53,7 @@ class TRUSettings(Settings):
     replace_items: Literal["predicted", "none"] = "predicted"
     reverse_steps: NonNegativeInt = 16
     round_steps: PositiveInt = 2
+    reverse_learning_rate: PositiveFloat | None = None
     forget_weight: NonNegativeFloat = 1.0
     residue_weight: NonNegativeFloat = 1.0
     repair: bool | None = None
@@ -111,20 +61,6 @@ class TRUSettings(Settings):
     max_quality_loss: float = Field(default=0.05, ge=0, le=1)
     tolerance: float = Field(default=0.02, ge=0, lt=0.5)
 
-    epochs: PositiveInt = 3
-    patience: PositiveInt = 3
-    reverse_ratio: float = Field(default=0.2, gt=0, lt=1)
-    energy_batches: PositiveInt = 3
-    reverse_optimizer: Literal["adam", "sgd"] = "adam"
-    reverse_objective: Literal["ranking", "full"] = "ranking"
-    max_gradient_norm: PositiveFloat | None = None
-    repair_batches: PositiveInt | None = None
-
-    @property
-    def scales_branches(self) -> bool:
-        """Whether Eq. (4) is on."""
-        return self.paper_literal if self.branch_scaling is None else self.branch_scaling
-
     def repairs(self, *, moves_shared: bool) -> bool:
-        """Whether steps of the sequence take retained pairs in, given whether shared modules move."""
+        """Whether steps take retained pairs in, given whether shared modules move."""
         return moves_shared if self.repair is None else self.repair

@@ -124,4 +124,4 @@ def forget(original: Backbone, problem: Problem, settings: UltraRESettings, tool
     )
 
 
-ULTRA_RE = Method(title="UltraRE", settings_type=UltraRESettings, forget=forget)
+ULTRA_RE = Method(title="UltraRE", settings_type=UltraRESettings, forget=forget, has_one_model=False)

@@ -14,8 +14,7 @@ import torch
 from tru_core.artifact import sha256_hex
 from tru_core.audits.base import AUDIT_VERSION
 from tru_core.collective import LocalCollective
-from tru_core.errors import AuditError, TransientError, TruError
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.errors import AuditError, IntegrityError, TransientError, TruError
 from workflows.audits.case import BROKEN, ExamineSettings, Kept, check_attacks, examine
 from workflows.audits.grid import AuditGrid, list_audit, planting_of
 from workflows.audits.output import FORMATS, write_output
@@ -23,11 +22,12 @@ from workflows.audits.scope import AuditScope, scope_of
 from workflows.config.audit import CONTROLS, AuditCandidate
 from workflows.config.compare import ORIGINAL, RETRAIN
 from workflows.config.job import JobConfig
-from workflows.config.parsing import parse
+from workflows.config.unlearn import own_seeds
 from workflows.experiments.grid import Grid, GridRun
 from workflows.experiments.grid_runs import RunFunction, run_alone, run_missing
 from workflows.output_files import check_outputs
 from workflows.running.outcomes import recorded
+from workflows.running.results import read_result
 from workflows.running.runs import run_name
 from workflows.running.worker import TaskRun, note_run
 from workflows.storage import (
@@ -39,10 +39,16 @@ from workflows.storage import (
     stage_result_key,
     write_json,
 )
-from workflows.tasks import Stage, WorkerTask
+from workflows.tasks import WorkerTask
 
 Figures = dict[str, Any]
-_STAGE = "audit"
+_NAME = "audit"
+
+
+class Examination(WorkerTask):
+    """What is asked of the process that examines a candidate: all that a worker reads, and no stage."""
+
+    asked: ExamineSettings
 
 
 def examine_alone(task_json: str, title: str, board: Any) -> dict[str, str]:
@@ -51,10 +57,10 @@ def examine_alone(task_json: str, title: str, board: Any) -> dict[str, str]:
     Args:
         title, board: As of :func:`workflows.experiments.grid_runs.run_alone`; an examination tells nothing in between.
     """
-    task = WorkerTask.model_validate_json(task_json)
+    task = Examination.model_validate_json(task_json)
     torch.set_num_threads(task.job.scaling.threads_per_worker)
     try:
-        _examine_stage(task)
+        _examine(task)
     except TransientError:
         raise
     except TruError as error:
@@ -62,26 +68,27 @@ def examine_alone(task_json: str, title: str, board: Any) -> dict[str, str]:
     return {}
 
 
-def _examine_stage(task: WorkerTask) -> None:
-    """Carry out the one stage of an examination, and write its result."""
-    [stage] = task.stages
-    asked = parse(ExamineSettings, stage.settings, where=stage.name)
+def _examine(task: Examination) -> None:
+    """Carry out an examination, and write its result."""
     run = TaskRun(task.model_copy(update={"planting": None}), LocalCollective())
     planted = None if task.planting is None else TaskRun(task, LocalCollective())
     note_run(run.store, task)
-    write_json(run.store, stage_result_key(task.run_id, stage.name), examine(run, asked, planted))
+    write_json(run.store, stage_result_key(task.run_id, _NAME), examine(run, task.asked, planted))
 
 
 def _kept(store: ObjectStore, run: GridRun, name: str) -> Kept:
     """What a finished run kept."""
-    result = read_json(store, run.key)
-    entries = {part: result[part] for part in ("model", "look") if part in result}
-    return Kept.model_validate({"name": name, "seed": run.seed} | entries)
+    result = read_result(store, run.key)
+    return Kept(name=name, seed=run.seed, model=result.model, look=result.look)
 
 
 def _shadow_entries(store: ObjectStore, grid: AuditGrid) -> list[FileEntry]:
     keys = [stage_result_key(run.task.run_id, stage.name) for run in grid.shadows for stage in run.task.stages]
-    return [FileEntry.model_validate(read_json(store, key)["look"]) for key in keys]
+    looks = [(key, read_result(store, key).look) for key in keys]
+    for key, look in looks:
+        if look is None:
+            raise IntegrityError(f"{key} names nothing that was kept of a shadow model. Delete it and audit again.")
+    return [look for _, look in looks if look is not None]
 
 
 def _candidate_kept(
@@ -108,7 +115,7 @@ def _examinations(job: JobConfig, scope: AuditScope, grid: AuditGrid, store: Obj
     )
     if scope.candidate is not None:
         published = Kept(name=scope.title, seed=job.fit.seed, model=scope.candidate)
-        seeds = [job.unlearn.seed] if scope.method == "tru" else []
+        seeds = job.unlearn.fresh_seeds(scope.method)
         changes = {"candidate": published, "method": scope.method, "fresh_seeds": seeds}
         return [_examination(job, scope, base.model_copy(update=changes), None)]
     planting = None if grid.planted is None else planting_of(job, scope)
@@ -127,8 +134,7 @@ def _examinations(job: JobConfig, scope: AuditScope, grid: AuditGrid, store: Obj
 
 def _fresh_seeds(job: JobConfig, candidate: AuditCandidate) -> list[int]:
     """Where a method draws fresh rows from a seed of its own, that one; the others take the training's."""
-    settings = None if candidate.name in CONTROLS else candidate.parsed(job.unlearn)
-    return [settings.seed] if isinstance(settings, TRUSettings) else []
+    return [] if candidate.name in CONTROLS else own_seeds(candidate.parsed(job.unlearn))
 
 
 def _planted_kept(store: ObjectStore, grid: AuditGrid, candidate: AuditCandidate) -> dict[str, Kept]:
@@ -146,16 +152,18 @@ def _planted_kept(store: ObjectStore, grid: AuditGrid, candidate: AuditCandidate
 def _examination(job: JobConfig, scope: AuditScope, settings: ExamineSettings, planting: Any) -> GridRun:
     asked = settings.model_dump(mode="json")
     digest = sha256_hex(canonical_json([asked, AUDIT_VERSION], where="audit"))[:16]
-    task = WorkerTask(
+    task = Examination(
         job=job,
         run_id=f"audit-{digest}",
         snapshot=scope.snapshot,
-        stages=[Stage(name=_STAGE, kind="audit", settings=asked)],
+        stages=[],
+        asked=settings,
         forget=None if scope.request is not None else job.forget,
         request=scope.request,
         planting=planting,
     )
-    return GridRun(job.backbone.name, scope.label, f"audit of {settings.candidate.name}", job.fit.seed, task)
+    title = f"audit of {settings.candidate.name}"
+    return GridRun(job.backbone.name, scope.label, title, job.fit.seed, task, result_name=_NAME)
 
 
 def _raise_first(errors: dict[str, TruError], runs: Sequence[GridRun]) -> None:

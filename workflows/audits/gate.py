@@ -30,7 +30,7 @@ def audit_batch(
     candidate: FileEntry,
     snapshot: FileEntry,
     request: FileEntry,
-    method: str = "tru",
+    method: str | None = None,
     show_progress: bool = True,
 ) -> dict[str, Any]:
     """Examine what a batch of deletions is about to publish. Needs no connection to Ray and writes nothing.
@@ -40,7 +40,7 @@ def audit_batch(
         candidate: The model that would serve.
         snapshot: The data that still holds what the batch deletes.
         request: The batch's request by rows.
-        method: What made the candidate: what it optimises is no evidence for it.
+        method: What made the candidate: what it optimises is no evidence for it. None: the job's own method; "": none.
 
     Returns:
         ``verdict``: ``passed``, ``failed`` or ``inconclusive``; ``reference``: ``never_seen``; ``reason``;
@@ -54,11 +54,12 @@ def audit_batch(
     started = time.perf_counter()
     task = WorkerTask(job=job, run_id="audit-gate", snapshot=snapshot, stages=[], request=request, original=original)
     run = TaskRun(task, LocalCollective(), store=store)
+    method = job.unlearn.method if method is None else method
     asked = ExamineSettings(
         original=Kept(name="Original", seed=job.fit.seed, model=original),
         candidate=Kept(name="candidate", seed=job.fit.seed, model=candidate),
         method=method,
-        fresh_seeds=[job.unlearn.seed] if method == "tru" else [],
+        fresh_seeds=job.unlearn.fresh_seeds(method),
         attacks=list(GATE_ATTACKS),
         seed=job.audit.seed,
     )

@@ -5,21 +5,22 @@ trains what the other has. What only an audit needs (models that methods leave, 
 data) lies under names of its own. A run that has a result is not run again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tru_core.artifact import sha256_hex
 from tru_core.audits.injection import PlantingSettings
 from tru_core.errors import ConfigError
 from workflows.audits.scope import AuditScope
 from workflows.config.audit import CONTROLS, AuditCandidate
 from workflows.config.compare import ORIGINAL, RETRAIN
 from workflows.config.job import JobConfig
-from workflows.experiments.grid import Grid, GridRun, measured_run, retrain_stage
+from workflows.experiments.grid import Grid, GridRun, compared_stage, measured_run, retrain_stage
 from workflows.running.measuring import JUDGE_SEED, MEASURES_VERSION
+from workflows.running.results import read_result
 from workflows.running.runs import job_settings, run_name, training_task
-from workflows.storage import ObjectStore, canonical_json, read_json
-from workflows.tasks import Stage, WorkerTask
+from workflows.storage import ObjectStore
+from workflows.tasks import Fit, Forget, Shadow, Stage, WorkerTask
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,12 @@ def _named(job: JobConfig, scope: AuditScope, word: str, *parts: Any) -> str:
     return run_name(word, job_settings(job, "fit", forget), scope.snapshot.sha256, request, *parts)
 
 
-def _task(job: JobConfig, scope: AuditScope, run_id: str, stages: list[Stage]) -> WorkerTask:
+def _task(job: JobConfig, scope: AuditScope, run_id: str, stages: Sequence[Stage]) -> WorkerTask:
     return WorkerTask(
         job=job,
         run_id=run_id,
         snapshot=scope.snapshot,
-        stages=stages,
+        stages=list(stages),
         forget=None if scope.request is not None else job.forget,
         request=scope.request,
         original=scope.original,
@@ -117,8 +118,10 @@ def _retrain(job: JobConfig, scope: AuditScope, store: ObjectStore, original: Gr
     else:
         task = _task(seeded, scope, _named(seeded, scope, "audit-grid", JUDGE_SEED, MEASURES_VERSION), [stage])
         run = GridRun(job.backbone.name, scope.label, RETRAIN, seed, task, needs)
-    if store.exists(run.key) and not {"model", "look"} & set(read_json(store, run.key)):
-        return _renamed(run, "retrain-kept")
+    if store.exists(run.key):
+        made = read_result(store, run.key)
+        if made.model is None and made.look is None:
+            return _renamed(run, "retrain-kept")
     return run
 
 
@@ -127,12 +130,10 @@ def _renamed(run: GridRun, name: str) -> GridRun:
     return GridRun(run.backbone, run.forget, run.method, run.seed, task, run.needs)
 
 
-def _method_stage(job: JobConfig, candidate: AuditCandidate) -> Stage:
+def _method_stage(job: JobConfig, candidate: AuditCandidate) -> Forget:
     """What a method leaves is kept: ``compare`` measures it and drops it, so this is a run of its own."""
-    settings = candidate.parsed(job.unlearn).model_dump(mode="json")
-    digest = sha256_hex(canonical_json(settings, where=candidate.title))[:16]
-    name = f"kept-{candidate.name}-{digest}"
-    return Stage(name=name, kind="method", method=candidate.name, settings=settings, keeps=True)
+    stage = compared_stage(candidate.name, candidate.parsed(job.unlearn), where=candidate.title)
+    return stage.model_copy(update={"name": f"kept-{stage.name}", "keeps": True})
 
 
 def _candidate(
@@ -174,9 +175,9 @@ def _shadow_groups(job: JobConfig, scope: AuditScope) -> list[GridRun]:
     return groups
 
 
-def _shadow_stage(number: int, num_shadows: int, seed: int) -> Stage:
-    settings = {"number": number, "num_shadows": num_shadows, "seed": seed}
-    return Stage(name=f"shadow-{number:04d}-of-{num_shadows}", kind="shadow", source=None, settings=settings)
+def _shadow_stage(number: int, num_shadows: int, seed: int) -> Shadow:
+    name = f"shadow-{number:04d}-of-{num_shadows}"
+    return Shadow(name=name, number=number, num_shadows=num_shadows, seed=seed)
 
 
 def _planted(
@@ -193,6 +194,6 @@ def _planted(
         forget = "" if needs is None else "planted data"
         return GridRun(job.backbone.name, forget, title, job.fit.seed, task, needs)
 
-    training = run(f"{ORIGINAL} on planted data", Stage(name="original", kind="fit"), None)
+    training = run(f"{ORIGINAL} on planted data", Fit(name="original"), None)
     methods = [candidate for candidate in asked if candidate.name not in CONTROLS and candidate.seed is None]
     return training, {c.title: run(c.title, _method_stage(job, c), training) for c in methods}

@@ -138,10 +138,12 @@ def _train(arguments: argparse.Namespace) -> Figures:
 
 
 def _unlearn(arguments: argparse.Namespace) -> Figures:
+    from workflows.config.unlearn import check_publishable
     from workflows.running import runs
     from workflows.running.cluster import connected
 
     job = load_job_file(arguments)
+    check_publishable(job.unlearn)
     with connected(job.scaling):
         return runs.unlearn(job)
 
@@ -239,7 +241,10 @@ def _parser() -> argparse.ArgumentParser:
 
     texts = {
         "train": ("Train a recommender and publish it as a model version; the model is made where it is new.", _train),
-        "unlearn": ("Draw the job's forget set, unlearn it by TRU and publish the next version.", _unlearn),
+        "unlearn": (
+            "Draw the job's forget set, unlearn it by the job's method and publish the next version.",
+            _unlearn,
+        ),
     }
     for name, (text, run) in texts.items():
         add_command(commands, name, text, run).add_argument("job", help="job file (YAML)")
@@ -250,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--out", action="append", default=[], metavar="PATH", help=help_text)
     cli_audit.add_commands(commands)
     sweeping = add_command(
-        commands, "sweep", "Search gate, scaling and isolation settings with Ray Tune.", _sweep, print_sweep
+        commands, "sweep", "Search the settings of the job's method with Ray Tune.", _sweep, print_sweep
     )
     sweeping.add_argument("job", help="job file (YAML)")
     sweeping.add_argument("--out", default="best-job.yaml", help="where to write the job file with the best setting")

@@ -7,6 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from tru_core.unlearning.methods import METHODS
 from workflows.cli.terminal import TERMINAL_COLUMNS, make_console
 from workflows.experiments.comparison import FigureSummary, SummaryRow
 
@@ -96,11 +97,17 @@ def print_comparison(rows: Sequence[SummaryRow], failed: Sequence[Mapping[str, A
         console.print(f"failed: {where}: {run['method']}: {run['error_kind']}: {run['error']}")
 
 
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
 def print_sweep(figures: dict[str, Any]) -> None:
     """Print a sweep's trials, the best marked, the errors of failed ones below, and where the best job file lies."""
-    title = "What each setting of TRU does to validation and forget pairs"
+    title = f"What each setting of {METHODS[figures['method']].title} does to validation and forget pairs"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    settings = ("gate\nweight", "branch\nscaling", "module\nshare", "reverse\nrate", "shared\nrate")
+    settings = [name.replace("learning_rate", "rate").replace("_", "\n", 1) for name in figures["swept"]]
     for heading in ("", *settings, "valid\nR@20", "forget\nR@20", "score", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     failed = []
@@ -110,11 +117,7 @@ def print_sweep(figures: dict[str, Any]) -> None:
             failed.append(row)
         table.add_row(
             "best" if is_best else "" if row["error"] is None else f"failed ({len(failed)})",
-            f"{row['gate_weight']:g}",
-            "on" if row["branch_scaling"] else "off",
-            f"{row['module_share']:g}",
-            f"{row['reverse_learning_rate']:g}",
-            f"{row['shared_learning_rate']:g}",
+            *(_setting(row[name]) for name in figures["swept"]),
             _number(row["valid_recall20"], ".4f"),
             _number(row["forget_recall20"], ".4f"),
             _number(row["score"], ".4f"),

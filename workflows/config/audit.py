@@ -12,9 +12,9 @@ from tru_core.fit import FitSettings
 from tru_core.quoting import quoted
 from tru_core.settings import Settings
 from tru_core.unlearning.methods import METHODS
-from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.config.compare import refuse_duplicates
 from workflows.config.parsing import parse
+from workflows.config.unlearn import UnlearnConfig, method_settings
 
 NOTHING, MASKED, OVER_FORGOTTEN = "original", "masked", "over_forgotten"
 CONTROLS = {NOTHING: "Do nothing", MASKED: "Masked outputs", OVER_FORGOTTEN: "Over-forgotten"}
@@ -30,7 +30,7 @@ class AuditCandidate(Settings):
             is done, and the forgotten pairs are filtered out of the lists; ``over_forgotten``: a Retrain whose
             forgotten users are turned away from their items.
         label: What tables call it.
-        settings: The method's settings by name; those of ``tru`` are on top of the job's ``unlearn``.
+        settings: The method's settings by name, on top of the job's ``unlearn`` where that names the same method.
         seed: For ``retrain`` and ``over_forgotten``: the Retrain's own, which must be no reference's.
     """
 
@@ -57,22 +57,22 @@ class AuditCandidate(Settings):
         plain = CONTROLS.get(self.name) or METHODS[self.name].title
         return plain if self.seed is None else f"{plain}, seed {self.seed}"
 
-    def parsed(self, unlearn: TRUSettings) -> Settings:
+    def parsed(self, unlearn: UnlearnConfig) -> Settings:
         """The settings as the method's own type.
 
         Raises:
             ConfigError: If there is no such setting, or it cannot have that value.
         """
-        kind = METHODS[self.name].settings_type
-        base = unlearn.model_dump() if kind is TRUSettings else {}
-        return parse(kind, base | self.settings, where=f"audit.candidates: {self.title}: settings")
+        where = f"audit.candidates: {self.title}: settings"
+        return method_settings(self.name, unlearn.base_for(self.name) | self.settings, where=where)
 
 
 class AuditConfig(Settings):
     """What is examined, against what, and with how much evidence.
 
     Attributes:
-        candidates: What methods make of the Original; each gets a verdict. Not looked at with ``version`` or ``batch``.
+        candidates: What methods make of the Original; each gets a verdict. Left out: the job's own method. Not looked
+            at with ``version`` or ``batch``.
         version: Examine this published version of the job's model against the version it was made from, with the
             job's ``forget``.
         batch: Examine what a batch of deletions published, with the batch's own requests: its id.

@@ -12,12 +12,12 @@ from tru_core.forget_sets import Selection
 from tru_core.quoting import quoted
 from tru_core.settings import Settings
 from tru_core.unlearning.methods import METHODS
-from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.config.parsing import parse
+from workflows.config.unlearn import UnlearnConfig, method_settings
 
 DEFAULT_SHARE = 0.05
 ORIGINAL, RETRAIN = "Original", "Retrain"
-_DEFAULT_METHODS = ("edge_deletion", "row_reset", "tru")
+DEFAULT_METHODS = ("edge_deletion", "row_reset", "tru")
 
 
 class BackboneConfig(Settings):
@@ -134,8 +134,8 @@ class CompareMethod(Settings):
     Attributes:
         name: One of the methods in ``tru_core.unlearning.methods``.
         label: What tables call it; the method's title where left out.
-        settings: The method's settings by name; those of ``tru`` are on top of the job's ``unlearn``, whose ``seed`` is
-            the run's own, as every method's draws are, unless it stands here.
+        settings: The method's settings by name, on top of the job's ``unlearn`` where that names the same method. Its
+            ``seed`` is the run's own, as every method's draws are, unless it stands here.
     """
 
     name: str
@@ -155,19 +155,18 @@ class CompareMethod(Settings):
     def title(self) -> str:
         return self.label or METHODS[self.name].title
 
-    def parsed(self, unlearn: TRUSettings, *, seed: int) -> Settings:
+    def parsed(self, unlearn: UnlearnConfig, *, seed: int) -> Settings:
         """The settings as the method's own type.
 
         Args:
-            unlearn: The job's settings of TRU.
+            unlearn: The job's method and its settings.
             seed: The run's.
 
         Raises:
             ConfigError: If there is no such setting, or it cannot have that value.
         """
-        base = unlearn.model_dump() | {"seed": seed} if METHODS[self.name].settings_type is TRUSettings else {}
-        where = f"compare.methods: {self.title}: settings"
-        return parse(METHODS[self.name].settings_type, base | self.settings, where=where)
+        base = unlearn.base_for(self.name, seed=seed)
+        return method_settings(self.name, base | self.settings, where=f"compare.methods: {self.title}: settings")
 
 
 def refuse_duplicates(names: Sequence[Any], *, what: str, where: str = "compare") -> None:
@@ -210,9 +209,7 @@ class CompareConfig(Settings):
 
     backbones: list[CompareBackbone] = Field(default_factory=list)
     forget: list[ForgetConfig] = Field(default_factory=list)
-    methods: list[CompareMethod] = Field(
-        default_factory=lambda: [CompareMethod(name=name) for name in _DEFAULT_METHODS if name in METHODS]
-    )
+    methods: list[CompareMethod] = Field(default_factory=lambda: [CompareMethod(name=name) for name in DEFAULT_METHODS])
     ablations: bool = False
     seeds: list[NonNegativeInt] = Field(default_factory=list)
     band: bool = True

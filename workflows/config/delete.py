@@ -4,9 +4,8 @@ from typing import Literal
 
 from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat
 
-from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.config.batch_sizes import BatchSizes
-from workflows.config.parsing import parse
+from workflows.config.unlearn import UnlearnConfig
 
 Fallback = Literal["stronger", "retrain", "stop"]
 
@@ -21,7 +20,8 @@ class DeleteConfig(BatchSizes):
             as with a few requests it seldom can, and receipts call that unaudited; ``off`` does not ask.
         on_refused: What to try, in this order, when the audit did not pass. At the end of the list, or at ``stop``, the
             old version goes on serving and the requests stay due.
-        stronger: Settings of ``unlearn`` for the stronger attempt.
+        stronger: Settings of the job's method for the stronger attempt. The default is TRU's; another method has no
+            such attempt unless they stand here.
         grace_days: How long files of a withdrawn model version are kept.
         leftover_minutes: How old incomplete uploads must be to be removed: younger ones may belong to a write that is
             under way.
@@ -39,10 +39,10 @@ class DeleteConfig(BatchSizes):
     leftover_minutes: NonNegativeFloat = 60.0
     lease_seconds: PositiveFloat = 30.0
 
-    def stronger_settings(self, unlearn: TRUSettings) -> TRUSettings:
-        """The job's settings of TRU with those of the stronger attempt.
+    def stronger_method(self, unlearn: UnlearnConfig) -> UnlearnConfig:
+        """The job's method with the settings of the stronger attempt.
 
         Raises:
             ConfigError: If there is no such setting, or it cannot have that value.
         """
-        return parse(TRUSettings, unlearn.model_dump() | self.stronger, where="delete.stronger")
+        return unlearn.with_settings(self.stronger, where="delete.stronger")

@@ -1,27 +1,31 @@
 """Job files: YAML in, one checked model out. A typo, a wrong unit or a duplicate key is an error that says the mend."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
+from tru_core.errors import ConfigError
 from tru_core.fit import FitSettings
 from tru_core.settings import Settings
 from tru_core.unlearning.methods import METHODS
-from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.config.audit import AuditConfig
-from workflows.config.compare import BackboneConfig, CompareConfig, ForgetConfig
+from workflows.config.compare import DEFAULT_METHODS, BackboneConfig, CompareConfig, ForgetConfig
 from workflows.config.delete import DeleteConfig
 from workflows.config.ledger import LedgerConfig
 from workflows.config.names import Name
-from workflows.config.parsing import parse
+from workflows.config.parsing import checked, parse
+from workflows.config.sweep import SweepConfig, sweep_type
+from workflows.config.unlearn import DEFAULT_METHOD, UnlearnConfig, of_method
 from workflows.config.yaml_reader import load_settings
 from workflows.keys import KeysConfig
 from workflows.storage import StorageConfig
@@ -41,33 +45,6 @@ class ScalingConfig(Settings):
     threads_per_worker: PositiveInt = 1
     max_failures: NonNegativeInt = 2
     start_timeout_seconds: PositiveFloat = 300.0
-
-
-class SweepConfig(Settings):
-    """The settings of TRU that ``sweep`` tries: every combination of the lists.
-
-    Without ``unlearn.paper_literal`` the gate weighs what moves only with a ``shared_learning_rate`` above 0, the
-    scales weigh against repair, and the module mask chooses among tables too. Combinations that differ in nothing
-    else than what has no effect are tried once.
-
-    Attributes:
-        gate_weight: lambda_fusion of Eq. (3); 0 is no gate.
-        branch_scaling: Eq. (4) on or off. Without repair Adam divides it out: changes of 1e-9.
-        module_share: p of Eq. (6).
-        reverse_learning_rate: Step size of touched rows, in root mean squares of their table. With ``paper_literal``
-            it is eta of Algorithm 1, of which 5e-3 is a better middle.
-        shared_learning_rate: Step size of shared modules. Without effect with ``paper_literal``.
-        max_concurrent_trials: Trials at the same time.
-        max_trials: Refuse a larger grid.
-    """
-
-    gate_weight: list[Annotated[float, Field(ge=0)]] = Field(default=[0.0, 1e-4], min_length=1)
-    branch_scaling: list[bool] = Field(default=[False], min_length=1)
-    module_share: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[0.3, 0.7], min_length=1)
-    reverse_learning_rate: list[PositiveFloat] = Field(default=[0.04, 0.08, 0.16], min_length=1)
-    shared_learning_rate: list[NonNegativeFloat] = Field(default=[0.0, 1e-3], min_length=1)
-    max_concurrent_trials: PositiveInt = 2
-    max_trials: PositiveInt = 64
 
 
 class JobConfig(Settings):
@@ -90,14 +67,28 @@ class JobConfig(Settings):
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     fit: FitSettings = Field(default_factory=FitSettings)
     forget: ForgetConfig = Field(default_factory=ForgetConfig)
-    unlearn: TRUSettings = Field(default_factory=TRUSettings)
+    unlearn: UnlearnConfig = Field(default_factory=lambda: UnlearnConfig.model_validate({}))
     scaling: ScalingConfig = Field(default_factory=ScalingConfig)
-    sweep: SweepConfig = Field(default_factory=SweepConfig)
+    sweep: SerializeAsAny[SweepConfig] = Field(default_factory=SweepConfig)
     delete: DeleteConfig = Field(default_factory=DeleteConfig)
     ledger: LedgerConfig = Field(default_factory=LedgerConfig)
     keys: KeysConfig = Field(default_factory=KeysConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
     audit: AuditConfig = Field(default_factory=AuditConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_method(cls, values: Any) -> Any:
+        return _with_blocks_of_the_method(values) if isinstance(values, dict) else values
+
+    @field_validator("sweep", mode="before")
+    @classmethod
+    def _sweeps_the_method(cls, values: Any, info: ValidationInfo) -> Any:
+        unlearn = info.data.get("unlearn")
+        if unlearn is None or not isinstance(values, dict | SweepConfig):
+            return values  # refused already, or refused next
+        own = values.model_dump() if isinstance(values, SweepConfig) else values
+        return checked(sweep_type(unlearn.method), own, of=of_method(unlearn.method))
 
     @model_validator(mode="after")
     def _grid_fits(self) -> "JobConfig":
@@ -105,12 +96,43 @@ class JobConfig(Settings):
             backbone.fit_settings(self.fit)
         for method in self.compare.methods:
             method.parsed(self.unlearn, seed=self.fit.seed)
-        self.delete.stronger_settings(self.unlearn)
+        self.delete.stronger_method(self.unlearn)
         self.audit.shadow_settings(self.fit)
         for candidate in self.audit.candidates:
             if candidate.name in METHODS:
                 candidate.parsed(self.unlearn)
         return self
+
+
+def _with_blocks_of_the_method(values: dict[str, Any]) -> dict[str, Any]:
+    """Let what other blocks leave out follow from the job's method, where that is not the default.
+
+    ``compare`` and ``audit`` look at the method too, and ``delete.stronger`` is empty: its default is TRU's.
+
+    Raises:
+        ConfigError: If a stronger attempt is asked for and nothing says what that is.
+    """
+    unlearn = values.get("unlearn")
+    method = unlearn.get("method") if isinstance(unlearn, dict) else getattr(unlearn, "method", None)
+    if not isinstance(method, str) or method == DEFAULT_METHOD or method not in METHODS:
+        return values
+    written = {name: values.get(name, {}) for name in ("compare", "audit", "delete")}
+    blocks = {n: b.model_dump(exclude_unset=True) if isinstance(b, Settings) else b for n, b in written.items()}
+    own = {name: dict(block) for name, block in blocks.items() if isinstance(block, dict)}
+    if "compare" in own and method != "retrain":
+        names = list(dict.fromkeys([*DEFAULT_METHODS, method]))
+        own["compare"].setdefault("methods", [{"name": name} for name in names])
+    if "audit" in own and method != "retrain":
+        own["audit"].setdefault("candidates", [{"name": method}])
+    if "delete" in own and "stronger" not in own["delete"]:
+        asked = own["delete"].get("on_refused")
+        if isinstance(asked, list) and "stronger" in asked:
+            raise ConfigError(
+                f"delete.on_refused: stronger has no settings for {method}. Nothing was started. Write them below "
+                "delete.stronger, or leave stronger out."
+            )
+        own["delete"]["stronger"] = {}
+    return values | own
 
 
 def load_job(path: Path) -> JobConfig:

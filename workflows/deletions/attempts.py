@@ -9,15 +9,18 @@ from typing import Any, Literal, get_args
 
 from pydantic import JsonValue, ValidationError
 
+from tru_core.claims import EXACT_METHODS
 from tru_core.errors import AuditError, IntegrityError
 from tru_core.settings import Settings
 from workflows.config.job import JobConfig
+from workflows.config.unlearn import UnlearnConfig
 from workflows.deletions.plan import BatchPlan
 from workflows.models.batches import batch_key
 from workflows.models.publish import Version
 from workflows.running import runs
+from workflows.running.results import read_result
 from workflows.storage import FileEntry, ObjectStore, read_json, stage_result_key, write_json
-from workflows.tasks import Stage, WorkerTask
+from workflows.tasks import Fit, Stage, WorkerTask
 
 Name = Literal["unlearn", "stronger", "retrain"]
 Figures = dict[str, Any]
@@ -29,7 +32,7 @@ class Attempt(Settings):
     """A candidate model and what the audit said of it.
 
     Attributes:
-        method: What the version log and the receipt call it: ``tru`` or ``retrain``.
+        method: What the version log and the receipt call it: its name in ``tru_core.unlearning.methods``.
         settings: Of the method.
         seed: From which it drew.
         run_id, stage: Where its result lies.
@@ -37,7 +40,7 @@ class Attempt(Settings):
     """
 
     name: Name
-    method: Literal["tru", "retrain"]
+    method: str
     settings: dict[str, JsonValue]
     seed: int
     run_id: str
@@ -51,9 +54,9 @@ class Attempt(Settings):
         return None if self.audit is None else str(self.audit["verdict"])
 
     def is_good_enough(self, job: JobConfig) -> bool:
-        """Whether policy lets it be published. A model trained from scratch without the rows needs no audit."""
+        """Whether policy lets it be published. An exact method, such as training from scratch, needs no audit."""
         accepted = {"required": ("passed",), "not_failed": ("passed", "inconclusive")}
-        return self.method == "retrain" or self.audit is None or self.verdict in accepted[job.delete.audit]
+        return self.method in EXACT_METHODS or self.audit is None or self.verdict in accepted[job.delete.audit]
 
 
 def attempt_names(job: JobConfig, plan: BatchPlan) -> list[Name]:
@@ -64,7 +67,8 @@ def attempt_names(job: JobConfig, plan: BatchPlan) -> list[Name]:
     for fallback in job.delete.on_refused if job.delete.audit != "off" else ():
         if fallback == "stop":
             break
-        names.append(fallback)
+        if fallback == "retrain" or job.delete.stronger:
+            names.append(fallback)
     return names
 
 
@@ -140,29 +144,27 @@ def forget_attempt(store: ObjectStore, plan: BatchPlan, attempt: Attempt) -> Non
 
 def attempt_figures(store: ObjectStore, attempt: Attempt) -> Figures:
     """What the workers measured of an attempt's model."""
-    return runs.plain_figures(read_json(store, stage_result_key(attempt.run_id, attempt.stage)))
+    return read_result(store, stage_result_key(attempt.run_id, attempt.stage)).plain_figures()
 
 
 def _attempt_key(plan: BatchPlan, name: Name) -> str:
     return batch_key(plan.model, plan.batch_id, f"attempt-{name}")
 
 
-def _settings(job: JobConfig, name: Name) -> Settings:
-    if name == "retrain":
-        return job.fit
-    return job.unlearn if name == "unlearn" else job.delete.stronger_settings(job.unlearn)
+def _method(job: JobConfig, name: Name) -> UnlearnConfig:
+    """How an attempt other than a retraining forgets."""
+    return job.unlearn if name == "unlearn" else job.delete.stronger_method(job.unlearn)
 
 
 def _task(job: JobConfig, plan: BatchPlan, name: Name, *, snapshot: FileEntry, request: FileEntry) -> WorkerTask:
     """What the workers do. Unlearning needs the snapshot with the rows, a retraining the one without."""
     run_id = f"deletion-{plan.batch_id}-{name}"
     if name == "retrain":
-        stage = Stage(name="retrain", kind="fit")
-        return WorkerTask(job=job, run_id=run_id, snapshot=snapshot, stages=[stage])
-    own = job.model_copy(update={"unlearn": _settings(job, name)})
-    stage = Stage(name="tru", kind="unlearn")
+        return WorkerTask(job=job, run_id=run_id, snapshot=snapshot, stages=[Fit(name="retrain")])
+    own = job.model_copy(update={"unlearn": _method(job, name)})
+    stages: list[Stage] = [runs.forget_stage(own.unlearn)]
     return WorkerTask(
-        job=own, run_id=run_id, snapshot=plan.snapshot, stages=[stage], request=request, original=plan.original
+        job=own, run_id=run_id, snapshot=plan.snapshot, stages=stages, request=request, original=plan.original
     )
 
 
@@ -178,7 +180,7 @@ def _carry_out(
 ) -> Attempt:
     [stage] = task.stages
     result = runs.results_of(store, task, show_progress=show_progress)[stage.name]
-    manifest = FileEntry.model_validate(result["model"])
+    manifest = runs.kept_model(result, task.run_id)
     found = None
     if job.delete.audit != "off" and name != "retrain":
         found = audit(
@@ -190,12 +192,12 @@ def _carry_out(
             request=task.request,
             show_progress=show_progress,
         )
-    settings = _settings(job, name).model_dump(mode="json")
+    own = task.job.unlearn
     return Attempt(
         name=name,
-        method="retrain" if name == "retrain" else "tru",
-        settings=settings,
-        seed=int(settings["seed"]),
+        method="retrain" if name == "retrain" else own.method,
+        settings=(job.fit if name == "retrain" else own.settings).model_dump(mode="json"),
+        seed=job.fit.seed if name == "retrain" else own.setting("seed", job.fit.seed),
         run_id=task.run_id,
         stage=stage.name,
         manifest=manifest,

@@ -16,6 +16,7 @@ from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError, PolicyError
 from tru_core.settings import Settings
 from workflows.config.job import JobConfig
+from workflows.config.unlearn import named_unlearn
 from workflows.data.requests import DeletionRequest, Kind
 from workflows.data.snapshot import SnapshotManifest
 from workflows.deletions.subjects import Counts, Subject, count_named, find_subjects, is_found, rows_of
@@ -52,7 +53,7 @@ class BatchPlan(Settings):
         rows: All requests together, by row.
         num_interactions: Interactions that leave the data set, each counted once.
         requests: Sorted by request id.
-        method: ``retrain`` for a batch that is too large to be unlearned.
+        method: ``retrain`` for a batch that is too large to be unlearned, and for every one where the job says so.
         minimum_waived: Why it has fewer requests than policy asks for; "" if it has as many.
     """
 
@@ -176,6 +177,7 @@ def _batch_id(
     """Name a batch by what decides it. Rows stand for the ids, from which a digest could be guessed back."""
     names = {"dataset", "model", "precision", "feature_scaling", "backbone", "fit", "unlearn"}
     settings: dict[str, Any] = job.model_dump(mode="json", include=names)
+    settings["unlearn"] = named_unlearn(job.unlearn)
     settings["delete"] = job.delete.model_dump(mode="json", include={"audit", "on_refused", "on_large", "stronger"})
     if job.delete.audit != "off":
         settings["audit"] = job.audit.model_dump(mode="json")
@@ -198,9 +200,10 @@ def _method(job: JobConfig, snapshot: SnapshotManifest, counts: Counts) -> Liter
         ConfigError: If the job would leave deleted users' rows in the model.
         PolicyError: If nothing would be left to retain.
     """
+    wanted: Literal["unlearn", "retrain"] = "retrain" if job.unlearn.method == "retrain" else "unlearn"
     if not counts.train_pairs:
-        return "unlearn"
-    if not job.unlearn.reset_subjects:
+        return wanted
+    if not job.unlearn.setting("reset_subjects", True):
         raise ConfigError(
             "unlearn.reset_subjects: false leaves the rows of deleted users and items in the model; expected true for "
             "a deletion. Nothing was changed. Remove the setting from the job file."
@@ -210,8 +213,8 @@ def _method(job: JobConfig, snapshot: SnapshotManifest, counts: Counts) -> Liter
             f"the batch names all {snapshot.counts.train} training interactions of data set {job.dataset}: nothing "
             f"would be left to retain. Nothing was changed. Withdraw model {job.model} instead."
         )
-    if counts.train_rows <= job.delete.max_share * snapshot.counts.train:
-        return "unlearn"
+    if wanted == "retrain" or counts.train_rows <= job.delete.max_share * snapshot.counts.train:
+        return wanted
     return "retrain" if job.delete.on_large == "retrain" else None
 
 

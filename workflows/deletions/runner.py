@@ -17,6 +17,7 @@ from typing import Any
 from tru_core.errors import PolicyError, TruError
 from workflows.audits.gate import audit_batch
 from workflows.config.job import JobConfig
+from workflows.config.unlearn import check_publishable
 from workflows.data.requests import slow_digest
 from workflows.deletions.attempts import AuditFunction
 from workflows.deletions.choice import choose, submission_id
@@ -89,12 +90,14 @@ def run_deletions(
         ``failed`` where some requests were left and others were done.
 
     Raises:
-        ConfigError: A key or the request file cannot be read, or a field is malformed.
+        ConfigError: What the job's method leaves cannot be published, a key or the request file cannot be read, or a
+            field is malformed.
         DataError: A column is missing or unknown.
         ConflictError: Another run is at work, a request id stands for something else, or another version was published.
         PolicyError: Nothing could be done because of holds, verification or the share that policy allows.
         AuditError: No model passed its audit, or the workers found another number of interactions than the planner.
     """
+    check_publishable(job.unlearn)
     identity, signing = load_identity_key(job.keys), load_signing_key(job.keys)
     store = open_store(job.storage)
 

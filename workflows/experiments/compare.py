@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 import tru_core.errors
-from tru_core.errors import TransientError, TruError
+from tru_core.errors import IntegrityError, TransientError, TruError
 from tru_core.unlearning.diagnostics import TopLists, list_distance
 from workflows.config.compare import ORIGINAL, RETRAIN
 from workflows.config.job import JobConfig
@@ -33,8 +33,9 @@ from workflows.experiments.grid_runs import RunFunction, run_alone, run_missing
 from workflows.output_files import check_outputs, write_whole
 from workflows.running.measuring import read_lists
 from workflows.running.outcomes import recorded
+from workflows.running.results import StageResult, read_result
 from workflows.running.runs import run_name
-from workflows.storage import FileEntry, ObjectStore, canonical_json, open_store, read_json
+from workflows.storage import ObjectStore, canonical_json, open_store
 
 Figures = dict[str, Any]
 FORMATS = (".json", ".parquet", ".csv")
@@ -82,16 +83,18 @@ def _place(run: GridRun) -> tuple[str, str]:
     return run.backbone, run.forget
 
 
-def _lists(store: ObjectStore, result: Figures) -> TopLists:
-    return read_lists(store, FileEntry.model_validate(result["lists"]))
+def _lists(store: ObjectStore, run: GridRun, result: StageResult) -> TopLists:
+    if result.lists is None:
+        raise IntegrityError(f"{run.key} names no lists. Delete it, and run the same command again.")
+    return read_lists(store, result.lists)
 
 
-def _reference_lists(grid: Grid, results: dict[str, Figures], store: ObjectStore) -> dict[tuple[str, str], dict]:
+def _reference_lists(grid: Grid, results: dict[str, StageResult], store: ObjectStore) -> dict[tuple[str, str], dict]:
     """The lists of every Retrain, by backbone and forget set, then by seed."""
     found: dict[tuple[str, str], dict[int, TopLists]] = {}
     for run in grid.runs:
         if run.method == RETRAIN and run.key in results:
-            found.setdefault(_place(run), {})[run.seed] = _lists(store, results[run.key])
+            found.setdefault(_place(run), {})[run.seed] = _lists(store, run, results[run.key])
     return found
 
 
@@ -103,22 +106,23 @@ def _reference_seed(run: GridRun, seeds: Sequence[int]) -> int | None:
     return others[0] if others else None
 
 
-def _entry(run: GridRun, results: dict[str, Figures], store: ObjectStore, retrains: dict[int, TopLists]) -> Figures:
+def _entry(run: GridRun, results: dict[str, StageResult], store: ObjectStore, retrains: dict[int, TopLists]) -> Figures:
     """A run's line in the JSON: its figures, and what stands beside them."""
     result = results[run.key]
-    figures = {name: result[name] for name in _RECALLS}
-    figures["seconds"] = result["seconds"]
+    measured = result.to_json()
+    figures = {name: measured[name] for name in _RECALLS}
+    figures["seconds"] = result.seconds
     if run.method == ORIGINAL and run.needs is not None:
-        figures["seconds"] = results[run.needs.key]["seconds"]
-    figures |= flat_residue(result["residue"])
+        figures["seconds"] = results[run.needs.key].seconds
+    figures |= flat_residue(measured["residue"])
     seed = _reference_seed(run, sorted(retrains))
     if seed is not None:
-        figures["distance"] = list_distance(_lists(store, result), retrains[seed])
+        figures["distance"] = list_distance(_lists(store, run, result), retrains[seed])
     named = RunFigures(backbone=run.backbone, forget=run.forget, method=run.method, seed=run.seed, figures=figures)
-    details = {name: result[name] for name in _DETAILS if name in result}
+    details = {name: measured[name] for name in _DETAILS if name in measured}
     forget = run.task.forget
     if forget is not None and forget.batches > 1:
-        details["drift"] = result["history"]
+        details["drift"] = measured["history"]
     return asdict(named) | {"details": details, "result": run.key}
 
 
@@ -130,7 +134,7 @@ def _failed(run: GridRun, error: TruError) -> Figures:
 def _report(grid: Grid, errors: dict[str, TruError], store: ObjectStore) -> Figures:
     everything = [*grid.trainings, *grid.runs]
     failed = [_failed(run, errors[run.key]) for run in everything if run.key in errors]
-    results = {run.key: read_json(store, run.key) for run in everything if run.key not in errors}
+    results = {run.key: read_result(store, run.key) for run in everything if run.key not in errors}
     retrains = _reference_lists(grid, results, store)
     done = [run for run in grid.runs if run.key in results]
     runs = [_entry(run, results, store, retrains.get(_place(run), {})) for run in done]

@@ -8,7 +8,7 @@ what is new.
 from dataclasses import dataclass
 
 from tru_core.artifact import sha256_hex
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.settings import Settings
 from workflows.config.compare import (
     ORIGINAL,
     RETRAIN,
@@ -17,10 +17,11 @@ from workflows.config.compare import (
     refuse_duplicates,
 )
 from workflows.config.job import JobConfig
+from workflows.config.unlearn import UnlearnConfig, named_settings
 from workflows.running.measuring import JUDGE_SEED, MEASURES_VERSION
 from workflows.running.runs import job_settings, run_name, training_task
 from workflows.storage import FileEntry, canonical_json, stage_result_key
-from workflows.tasks import Stage, WorkerTask
+from workflows.tasks import Forget, Measure, Stage, WorkerTask
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class GridRun:
         seed: Seed of Original and Retrain.
         task: What the workers do, in one stage or in several that belong together.
         needs: The training whose model it starts from; None where it starts from nothing.
+        result_name: Under what its result lies; "": under its last stage.
     """
 
     backbone: str
@@ -40,6 +42,7 @@ class GridRun:
     seed: int
     task: WorkerTask
     needs: "GridRun | None" = None
+    result_name: str = ""
 
     @property
     def stage(self) -> Stage:
@@ -48,8 +51,8 @@ class GridRun:
 
     @property
     def key(self) -> str:
-        """Where the result of its last stage lies."""
-        return stage_result_key(self.task.run_id, self.stage.name)
+        """Where its result lies: that of its last stage."""
+        return stage_result_key(self.task.run_id, self.result_name or self.stage.name)
 
     @property
     def title(self) -> str:
@@ -72,7 +75,7 @@ class Grid:
 
 
 def compared_methods(job: JobConfig) -> list[CompareMethod]:
-    """The rows besides Original and Retrain: the job's methods and, where it asks for them, TRU's ablations.
+    """The rows besides Original and Retrain: the job's methods and, where it asks for them, ablations.
 
     Raises:
         ConfigError: If an ablation is called as a method is, or the job's settings of TRU do not go with it.
@@ -81,25 +84,34 @@ def compared_methods(job: JobConfig) -> list[CompareMethod]:
     if job.compare.ablations:
         from tru_core.unlearning.ablations import ABLATIONS
 
-        methods += [CompareMethod(name="tru", label=label, settings=changes) for label, changes in ABLATIONS.items()]
+        methods += [
+            CompareMethod(name=ablation.method, label=label, settings=ablation.settings)
+            for label, ablation in ABLATIONS.items()
+        ]
         refuse_duplicates([ORIGINAL, RETRAIN, *(method.title for method in methods)], what="method")
     return methods
 
 
-def _compared_stages(methods: list[CompareMethod], unlearn: TRUSettings, *, seed: int) -> list[tuple[str, Stage]]:
-    """A labelled stage of a seed's runs for each row but Retrain's, named by method and settings."""
-    stages = [(ORIGINAL, Stage(name="original", kind="original"))]
+def compared_stage(method: str, settings: Settings, *, where: str) -> Forget:
+    """A method's run to be compared, named by method and settings."""
+    digest = sha256_hex(canonical_json(named_settings(method, settings), where=where))[:16]
+    values = settings.model_dump(mode="json")
+    return Forget(name=f"{method}-{digest}", method=method, settings=values, is_compared=True)
+
+
+def _compared_stages(methods: list[CompareMethod], unlearn: UnlearnConfig, *, seed: int) -> list[tuple[str, Stage]]:
+    """A labelled stage of a seed's runs for each row but Retrain's."""
+    stages: list[tuple[str, Stage]] = [(ORIGINAL, Measure(name="original"))]
     for method in methods:
-        settings = method.parsed(unlearn, seed=seed).model_dump(mode="json")
-        digest = sha256_hex(canonical_json(settings, where=method.title))[:16]
-        stage = Stage(name=f"{method.name}-{digest}", kind="method", method=method.name, settings=settings)
+        stage = compared_stage(method.name, method.parsed(unlearn, seed=seed), where=method.title)
         stages.append((method.title, stage))
     return stages
 
 
-def retrain_stage(needs: GridRun | None) -> Stage:
+def retrain_stage(needs: GridRun | None) -> Forget:
     """Retrain; its model is kept, because an audit holds every candidate against it."""
-    return Stage(name="retrain", kind="method", method="retrain", source="original" if needs else None, keeps=True)
+    source = "original" if needs else None
+    return Forget(name="retrain", method="retrain", source=source, is_compared=True, keeps=True)
 
 
 def measured_run(

@@ -25,8 +25,10 @@ from workflows.failures import own_error
 from workflows.running.cluster import wait_for_cpus
 from workflows.running.jobs import run_task
 from workflows.running.progress import follow, open_board
+from workflows.running.results import read_result
+from workflows.running.runs import kept_model
 from workflows.running.worker import TaskRun
-from workflows.storage import FileEntry, ObjectStore, read_json
+from workflows.storage import ObjectStore, read_json
 from workflows.tasks import WorkerTask, with_absolute_storage
 
 RunFunction = Callable[[str, str, Any], dict[str, str]]
@@ -102,7 +104,7 @@ class _Work:
         """A run's task, with the model that it starts from."""
         if run.needs is None:
             return run.task
-        entry = FileEntry.model_validate(read_json(self.store, run.needs.key)["model"])
+        entry = kept_model(read_result(self.store, run.needs.key), run.needs.task.run_id)
         return run.task.model_copy(update={"original": entry})
 
 

@@ -22,23 +22,24 @@ from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError, TransientError
 from tru_core.quoting import printable
 from workflows.config.job import JobConfig
+from workflows.config.unlearn import named_unlearn
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.experiments.job_file import job_text, refuse_other_file, write_job_file
-from workflows.experiments.trials import SWEPT, Trial, figures_of, list_trials, run_trial
+from workflows.experiments.trials import Trial, figures_of, list_trials, run_trial, trial_stage
 from workflows.models.publish import current_version
 from workflows.running.cluster import wait_for_cpus
 from workflows.running.outcomes import recorded
+from workflows.running.results import read_result
 from workflows.running.runs import run_name
 from workflows.storage import (
     ObjectStore,
     canonical_json,
     open_store,
-    read_json,
     run_prefix,
     stage_result_key,
     write_json,
 )
-from workflows.tasks import Stage, WorkerTask, with_absolute_storage
+from workflows.tasks import WorkerTask, with_absolute_storage
 
 Row = dict[str, Any]
 TrialFunction = Callable[[dict[str, Any], dict[str, str]], None]
@@ -98,7 +99,7 @@ def _run_trials(
     filesystem, base = store.filesystem()
     tasks = {
         trial.name: task.model_copy(
-            update={"job": with_absolute_storage(trial.job), "stages": [Stage(name=trial.name, kind="unlearn")]}
+            update={"job": with_absolute_storage(trial.job), "stages": [trial_stage(trial)]}
         ).model_dump_json()
         for trial in trials
     }
@@ -146,7 +147,7 @@ def _name_of(trial: Any) -> str:
 def _row(trial: Trial, store: ObjectStore, run_id: str, error: dict[str, str] | None) -> Row:
     """A trial's line in the table: its settings, and its figures or its error."""
     row: Row = {"trial": trial.name} | trial.settings
-    figures: Row = error or figures_of(read_json(store, stage_result_key(run_id, trial.name)))
+    figures: Row = error or figures_of(read_result(store, stage_result_key(run_id, trial.name)))
     columns = ("valid_recall20", "forget_recall20", "score", "seconds", "epochs", "best_epoch", "error", "error_kind")
     return row | {name: figures.get(name) for name in columns}
 
@@ -187,7 +188,8 @@ def sweep(
 
     Returns:
         ``trials``: a line for each, in the order of the lists, failed ones with ``error``; ``best``: the line of the
-        highest score, of equals that of the better validation recall; ``num_failed``, ``best_job``, ``trials_file``.
+        highest score, of equals that of the better validation recall; ``method``, and ``swept``: the names of its
+        settings that were tried; ``num_failed``, ``best_job``, ``trials_file``.
 
     Raises:
         ConfigError: If there are too many combinations, or the file cannot be written.
@@ -197,8 +199,8 @@ def sweep(
     store = open_store(job.storage)
     manifest, entry = current_snapshot_entry(store, job.dataset)
     start = current_version(store, job.model)
-    grid = job.sweep.model_dump(mode="json", include=set(SWEPT))
-    fixed = job.unlearn.model_dump(mode="json", exclude={*SWEPT, "gate"})
+    grid = job.sweep.lists
+    fixed = {name: value for name, value in named_unlearn(job.unlearn).items() if name not in {*grid, "gate"}}
     kept = job.model_dump(mode="json", include={"dataset", "precision", "feature_scaling", "backbone", "fit", "forget"})
     run_id = run_name("sweep", kept, fixed, grid, entry.sha256, start.manifest.sha256)
 
@@ -231,6 +233,7 @@ def sweep(
         name = f"trials-{digest}.json" if num_failed else "trials.json"
         written = write_json(store, f"{run_prefix(run_id)}/{name}", table)
         write_job_file(best_job_path, texts[best["trial"]])
-        return table | {"best_job": str(best_job_path.absolute()), "trials_file": written.key}
+        about = {"method": job.unlearn.method, "swept": list(grid)}
+        return table | about | {"best_job": str(best_job_path.absolute()), "trials_file": written.key}
 
     return recorded(store, run_id, "sweep", body)

@@ -1,7 +1,7 @@
 """The trials of a sweep: one for every combination of the job's lists, each run in one process.
 
-Ray Tune only starts trials and hears of them: what one does is the stage ``unlearn`` of the same body that a worker
-of Ray Train runs.
+Ray Tune only starts trials and hears of them: what one does is the stage of ``tru unlearn``, in the same body that a
+worker of Ray Train runs.
 """
 
 import itertools
@@ -14,22 +14,17 @@ from ray import tune
 
 from tru_core.artifact import sha256_hex
 from tru_core.collective import LocalCollective
-from tru_core.errors import ConfigError, TransientError, TruError
+from tru_core.errors import ConfigError, DataError, TransientError, TruError
 from tru_core.fit import TrainingState
 from tru_core.unlearning.problem import candidate_score
 from tru_core.unlearning.tru_settings import TRUSettings
 from workflows.config.job import JobConfig
+from workflows.config.unlearn import UnlearnConfig, named_unlearn
+from workflows.running import runs
+from workflows.running.results import StageResult
 from workflows.running.worker import TaskRun
 from workflows.storage import canonical_json
-from workflows.tasks import WorkerTask
-
-SWEPT: tuple[str, ...] = (
-    "gate_weight",
-    "branch_scaling",
-    "module_share",
-    "reverse_learning_rate",
-    "shared_learning_rate",
-)
+from workflows.tasks import Forget, WorkerTask
 
 
 @dataclass(frozen=True)
@@ -43,50 +38,71 @@ class Trial:
     """
 
     name: str
-    settings: dict[str, float | bool]
+    settings: dict[str, Any]
     job: JobConfig
 
 
-def _without_effect(settings: Mapping[str, float | bool], unlearn: TRUSettings) -> set[str]:
-    """Name the swept settings that change nothing beside the others: measured, see :class:`SweepConfig`."""
-    if unlearn.paper_literal:
-        return {"shared_learning_rate"}
-    moves = settings["shared_learning_rate"] > 0
-    repairs = unlearn.repairs(moves_shared=moves)
+def _without_effect(settings: Mapping[str, Any], unlearn: UnlearnConfig) -> set[str]:
+    """Name the swept settings of TRU that change nothing beside the others: see :mod:`workflows.config.sweep`."""
+    own = unlearn.settings
+    if not isinstance(own, TRUSettings):
+        return set()
+    moves = settings.get("shared_learning_rate", own.shared_learning_rate or 0.0) > 0
+    repairs = own.repairs(moves_shared=moves)
     return (set() if repairs else {"branch_scaling"}) | (set() if moves else {"gate_weight"})
 
 
-def _combine(job: JobConfig) -> list[dict[str, float | bool]]:
+def _combine(job: JobConfig) -> list[dict[str, Any]]:
     """Every combination of the job's lists; of those that mean the same, the first."""
-    lists = [getattr(job.sweep, name) for name in SWEPT]
-    found: dict[tuple[Any, ...], dict[str, float | bool]] = {}
-    for values in itertools.product(*lists):
-        settings = dict(zip(SWEPT, values, strict=True))
+    lists = job.sweep.lists
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for values in itertools.product(*lists.values()):
+        settings = dict(zip(lists, values, strict=True))
         idle = _without_effect(settings, job.unlearn)
-        found.setdefault(tuple(None if name in idle else settings[name] for name in SWEPT), settings)
+        found.setdefault(tuple(None if name in idle else settings[name] for name in lists), settings)
     return list(found.values())
+
+
+def _with_trial(unlearn: UnlearnConfig, settings: Mapping[str, Any]) -> UnlearnConfig:
+    """The job's method with a trial's settings; a gate of no weight is off."""
+    changes = dict(settings)
+    if "gate_weight" in settings and "gate" not in settings and unlearn.setting("gate", None) is not None:
+        changes["gate"] = settings["gate_weight"] > 0
+    return unlearn.with_settings(changes, where="sweep")
 
 
 def list_trials(job: JobConfig) -> list[Trial]:
     """Combine the job's lists, the last one fastest. What means the same is tried once, as it stands first.
 
     Raises:
-        ConfigError: If there are more combinations than ``sweep.max_trials``.
+        ConfigError: If there is no list, or there are more combinations than ``sweep.max_trials``.
     """
+    lists = job.sweep.lists
+    if not lists:
+        known = ", ".join(type(job.unlearn.settings).model_fields) or "none"
+        raise ConfigError(
+            f"sweep: no list says what to try of {job.unlearn.method}. Nothing was started. Give a list of values for "
+            f"one of its settings: {known}."
+        )
     combinations = _combine(job)
     if len(combinations) > job.sweep.max_trials:
-        sizes = ", ".join(f"{name} {len(set(getattr(job.sweep, name)))}" for name in SWEPT)
+        sizes = ", ".join(f"{name} {len(set(values))}" for name, values in lists.items())
         raise ConfigError(
             f"sweep: the lists combine to {len(combinations)} trials ({sizes}), sweep.max_trials allows "
             f"{job.sweep.max_trials}. Nothing was started. Shorten a list or raise sweep.max_trials."
         )
     trials = []
     for settings in combinations:
-        unlearn = job.unlearn.model_copy(update=settings | {"gate": settings["gate_weight"] > 0})
-        digest = sha256_hex(canonical_json(unlearn.model_dump(mode="json"), where="sweep"))
+        unlearn = _with_trial(job.unlearn, settings)
+        digest = sha256_hex(canonical_json(named_unlearn(unlearn), where="sweep"))
         trial_job = job.model_copy(update={"unlearn": unlearn})
         trials.append(Trial(name=f"trial-{digest[:16]}", settings=settings, job=trial_job))
     return trials
+
+
+def trial_stage(trial: Trial) -> Forget:
+    """What a trial does: the job's method with the trial's settings."""
+    return runs.forget_stage(trial.job.unlearn).model_copy(update={"name": trial.name})
 
 
 def run_trial(config: dict[str, Any], tasks: dict[str, str]) -> None:
@@ -110,11 +126,17 @@ def run_trial(config: dict[str, Any], tasks: dict[str, str]) -> None:
     tune.report(figures_of(result))
 
 
-def figures_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep looks at in a trial's result: nothing of test pairs."""
+def figures_of(result: StageResult) -> dict[str, Any]:
+    """What a sweep looks at in a trial's result: nothing of test pairs.
+
+    Raises:
+        DataError: If the request names no interaction: there is nothing to score.
+    """
+    valid, forget = result.valid_recall20, result.forget_recall20
+    if valid is None or forget is None:
+        raise DataError("the forget set names no training interaction: a sweep has nothing to score. Name another.")
     names = ("valid_recall20", "forget_recall20", "seconds", "epochs", "best_epoch")
-    score = candidate_score(result["valid_recall20"], result["forget_recall20"])
-    return {"score": score} | {name: result[name] for name in names}
+    return {"score": candidate_score(valid, forget)} | {name: getattr(result, name) for name in names}
 
 
 def _report_epoch(stage: str, state: TrainingState, max_epochs: int) -> None:

@@ -26,7 +26,8 @@ from workflows.failures import own_error
 from workflows.running.cluster import wait_for_cpus
 from workflows.running.interrupts import handlers_kept
 from workflows.running.progress import follow, open_board
-from workflows.running.worker import Results, TaskRun
+from workflows.running.results import Results
+from workflows.running.worker import TaskRun
 from workflows.storage import ObjectStore, open_store, read_json, run_prefix, write_json
 from workflows.tasks import WorkerTask, with_absolute_storage
 

@@ -9,22 +9,22 @@ part of the name: results do not depend on it.
 from typing import Any
 
 from tru_core.artifact import sha256_hex
-from tru_core.errors import ConflictError
+from tru_core.errors import ConflictError, IntegrityError
 from workflows.config.job import JobConfig
+from workflows.config.unlearn import UnlearnConfig, check_publishable, named_unlearn
 from workflows.data.snapshot import current_snapshot_entry
 from workflows.models.publish import Version, current_version, publish_version, read_versions
 from workflows.running.jobs import run_task
 from workflows.running.outcomes import recorded
-from workflows.running.worker import Results
+from workflows.running.results import Results, StageResult, read_result
 from workflows.storage import (
     FileEntry,
     ObjectStore,
     canonical_json,
     open_store,
-    read_json,
     stage_result_key,
 )
-from workflows.tasks import Stage, WorkerTask
+from workflows.tasks import Fit, Forget, WorkerTask
 
 Figures = dict[str, Any]
 
@@ -36,15 +36,32 @@ def run_name(command: str, *parts: Any) -> str:
 
 def job_settings(job: JobConfig, *names: str) -> dict[str, Any]:
     """The parts of a job that decide a model's content, with the named blocks."""
-    return job.model_dump(mode="json", include={"dataset", "precision", "feature_scaling", "backbone", *names})
+    settings = job.model_dump(mode="json", include={"dataset", "precision", "feature_scaling", "backbone", *names})
+    return settings | ({"unlearn": named_unlearn(job.unlearn)} if "unlearn" in settings else {})
 
 
 def results_of(store: ObjectStore, task: WorkerTask, *, show_progress: bool) -> Results:
     """The results of a task's stages: those that are there, or what the workers make now."""
     keys = [stage_result_key(task.run_id, stage.name) for stage in task.stages]
     if all(store.exists(key) for key in keys):
-        return {stage.name: read_json(store, key) for stage, key in zip(task.stages, keys, strict=True)}
+        return {stage.name: read_result(store, key) for stage, key in zip(task.stages, keys, strict=True)}
     return run_task(task, show_progress=show_progress)
+
+
+def forget_stage(unlearn: UnlearnConfig) -> Forget:
+    """Unlearning for a new version: results and model lie under the method's name."""
+    return Forget(name=unlearn.method, method=unlearn.method, settings=unlearn.settings.model_dump(mode="json"))
+
+
+def kept_model(result: StageResult, run_id: str) -> FileEntry:
+    """The model that a stage left.
+
+    Raises:
+        IntegrityError: If its result names none.
+    """
+    if result.model is None:
+        raise IntegrityError(f"run {run_id}: its result names no model. Delete the result and run the command again.")
+    return result.model
 
 
 def training_task(job: JobConfig, snapshot: FileEntry) -> WorkerTask:
@@ -53,7 +70,7 @@ def training_task(job: JobConfig, snapshot: FileEntry) -> WorkerTask:
         job=job,
         run_id=run_name("train", job_settings(job, "fit"), snapshot.sha256),
         snapshot=snapshot,
-        stages=[Stage(name="original", kind="fit")],
+        stages=[Fit(name="original")],
     )
 
 
@@ -84,7 +101,7 @@ def train(job: JobConfig, *, show_progress: bool = True) -> Figures:
         version = publish_version(
             store,
             job.model,
-            manifest=FileEntry.model_validate(original["model"]),
+            manifest=kept_model(original, task.run_id),
             parent_version=None,
             method="fit",
             dataset=job.dataset,
@@ -92,7 +109,7 @@ def train(job: JobConfig, *, show_progress: bool = True) -> Figures:
             run_id=task.run_id,
             job_digest=task.run_id,
         )
-        figures = plain_figures(original)
+        figures = original.plain_figures()
         del figures["num_forget"]  # an ordinary training forgets nothing
         return {"version": version.version} | figures
 
@@ -108,7 +125,12 @@ def _starting_version(store: ObjectStore, job: JobConfig, digest: str) -> Versio
 
 
 def unlearn(job: JobConfig, *, show_progress: bool = True) -> Figures:
-    """Draw the job's forget set, unlearn it from the version that serves, publish the next version."""
+    """Draw the job's forget set, unlearn it from the version that serves, publish the next version.
+
+    Raises:
+        ConfigError: If what the job's method leaves cannot be published.
+    """
+    check_publishable(job.unlearn)
     store = open_store(job.storage)
     manifest, entry = current_snapshot_entry(store, job.dataset)
     digest = run_name("unlearn-job", job_settings(job, "fit", "forget", "unlearn"), entry.sha256)
@@ -117,31 +139,26 @@ def unlearn(job: JobConfig, *, show_progress: bool = True) -> Figures:
         job=job,
         run_id=run_name("unlearn", digest, start.manifest.sha256),
         snapshot=entry,
-        stages=[Stage(name="edges", kind="evaluate"), Stage(name="tru", kind="unlearn")],
+        stages=[forget_stage(job.unlearn)],
         forget=job.forget,
         original=start.manifest,
     )
 
     def body() -> Figures:
-        results = results_of(store, task, show_progress=show_progress)
+        result = results_of(store, task, show_progress=show_progress)[job.unlearn.method]
         _check_data_is_current(store, job, entry)
         version = publish_version(
             store,
             job.model,
-            manifest=FileEntry.model_validate(results["tru"]["model"]),
+            manifest=kept_model(result, task.run_id),
             parent_version=start.version,
-            method="tru",
+            method=job.unlearn.method,
             dataset=job.dataset,
             snapshot_id=manifest.snapshot_id,
             run_id=task.run_id,
             job_digest=digest,
         )
         figures = {"version": version.version, "parent_version": start.version}
-        return figures | plain_figures(results["tru"])
+        return figures | result.plain_figures()
 
     return recorded(store, task.run_id, "unlearn", body)
-
-
-def plain_figures(result: Figures) -> Figures:
-    """The figures of a stage that a person reads: no history, no keys of files."""
-    return {name: value for name, value in result.items() if name not in ("history", "model")}

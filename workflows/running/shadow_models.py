@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from tru_core.artifact import sha256_hex
@@ -25,10 +24,10 @@ from tru_core.fit import FitSettings, fit
 from tru_core.graph import Graph, ItemNeighbours, build_graph
 from tru_core.hashing import hash_below, text_key
 from tru_core.interactions import IntArray
-from tru_core.settings import Settings
 from tru_core.unlearning.problem import Problem
 from workflows.storage import FileEntry, ObjectStore, read_verified
 from workflows.storage.state_files import parse_state_manifest, read_state, write_state
+from workflows.tasks import Shadow
 
 Vectors = tuple[Tensor, Tensor]
 
@@ -63,22 +62,8 @@ def look_at(model: Backbone, graph: Graph) -> Look:
     return Look(vectors, branches, user_tables=tables("user"), item_tables=tables("item"))
 
 
-class ShadowSettings(Settings):
-    """Which of the shadow models a stage trains.
-
-    Attributes:
-        number: From 0.
-        num_shadows: Of the whole set: each subject is in half of them.
-        seed: The auditor's.
-    """
-
-    number: NonNegativeInt
-    num_shadows: PositiveInt
-    seed: NonNegativeInt
-
-
 def train_shadow(
-    asked: ShadowSettings,
+    asked: Shadow,
     problem: Problem,
     item_neighbours: Mapping[str, ItemNeighbours],
     *,
