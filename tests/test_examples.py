@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tests.receipt_samples import SIGNING, receipts
+from workflows.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
@@ -88,3 +89,13 @@ def test_verify_receipt_tells_a_receipt_from_a_changed_one(tmp_path: Path) -> No
     (tmp_path / "changed.json").write_bytes(body.replace(b'"published"', b'"not_found"', 1))
     refused = run_example("verify_receipt", "changed.json", "signing.pub", cwd=tmp_path, expected=8)
     assert refused.startswith("not valid: changed.json")
+
+
+def test_a_pyg_program_trains_on_an_exported_data_set(trained_world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tiny.safetensors"
+    options = ["--storage", str(trained_world / "store"), "--out", str(out), "--json"]
+    assert main(["data", "export", "tiny", "--format", "pyg", *options]) == 0
+    printed = run_example("pyg_lightgcn", out, cwd=tmp_path)
+    (hits,) = re.findall(r"hits@20 ([\d.]+)", printed)
+    assert printed.startswith("tiny, snapshot ")
+    assert float(hits) > 0.5
