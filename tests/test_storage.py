@@ -38,7 +38,6 @@ from workflows.storage import (
     item_graph_key,
     manifest_key,
     model_log,
-    model_version_prefix,
     open_store,
     put_file,
     read_json,
@@ -348,7 +347,6 @@ def test_a_bad_name_of_a_data_set_or_model_is_refused(name: str) -> None:
         lambda part: vocabulary_key("d", "s", part),
         lambda part: features_key("d", "s", part, 0),
         lambda part: item_graph_key("d", "s", part, 0),
-        lambda part: model_version_prefix("m", part),
         lambda part: deletion_prefix("m", part),
         run_prefix,
     ],
@@ -369,7 +367,6 @@ def test_keys_are_where_the_architecture_says() -> None:
     graph_key = "datasets/baby/snapshots/S1/item_graph/text/bucket-00002.parquet"
     assert item_graph_key("baby", "S1", "text", 2) == graph_key
     assert model_log("mgcn") == "models/mgcn/log"
-    assert model_version_prefix("mgcn", "A1") == "models/mgcn/versions/A1"
     assert run_prefix("R1") == "runs/R1"
     assert deletion_prefix("mgcn", "2026-03-01T02") == "deletions/mgcn/2026-03-01T02"
 
