@@ -83,7 +83,7 @@ test-core: .venv-core/.ready
 lint: .venv/.ready
 	@echo "ruff: style and banned calls"; .venv/bin/ruff check --quiet .
 	@echo "ruff: layout"; .venv/bin/ruff format --check --quiet . || { echo "Run: make format" >&2; exit 1; }
-	@if grep -rnE 'allow_pickle *= *True' --include='*.py' tru_core workflows benchmarks; then \
+	@if grep -rnE 'allow_pickle *= *True' --include='*.py' tru_core workflows benchmarks examples; then \
 		echo "allow_pickle=True runs code from a data file" >&2; exit 1; fi
 	@echo "pyright: types"; .venv/bin/pyright
 	@echo "import-linter: imports point down only"; \

@@ -1,10 +1,11 @@
 """A batch's statement and its requests, made up, for tests of receipts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tru_core.claims import STANDING_LIMITS
 from tru_core.keys import IdentityKey, SigningKey
-from tru_core.receipt import make_receipts
+from tru_core.receipt import sign_batch
 from tru_core.statement import BatchStatement, ReceiptRequest
 
 IDENTITY = IdentityKey(bytes(range(32)))
@@ -109,11 +110,16 @@ def nonces(count: int = 3) -> list[bytes]:
 
 def receipts(count: int = 3, *, number: int = 1, previous: str | None = None, **changes: Any) -> list[bytes]:
     """The receipts of a batch, in the order of its requests."""
-    return make_receipts(
-        statement(**changes),
-        requests(count),
-        key=SIGNING,
-        nonces=nonces(count),
-        number=number,
-        prev_receipt_digest=previous,
+    asked = requests(count)
+    return signed_receipts(
+        statement(**changes), asked, key=SIGNING, nonces=nonces(count), number=number, prev_receipt_digest=previous
     )
+
+
+def signed_receipts(
+    batch: BatchStatement, asked: Sequence[ReceiptRequest], *, nonces: Sequence[bytes], **options: Any
+) -> list[bytes]:
+    """Sign a batch and give every request's receipt, in the order of the requests."""
+    signed = sign_batch(batch, asked, nonces=nonces, **options)
+    place_of = {nonce: place for place, (nonce, _) in enumerate(signed.leaves)}
+    return [signed.receipt(place_of[nonce]) for nonce in nonces]

@@ -52,7 +52,11 @@ OF_A_MODEL = {
 OF_A_DATASET = OF_A_MODEL | {"train": "train {job}", "compare": "compare {job}"}
 OF_A_STORAGE = OF_A_DATASET | {"result": "result run-1 --job {job}"}
 MAKING = {"data import", "keys new", "demo"}
-NAMING_A_STORAGE = {"doctor": "doctor {storage}", "result": "result run-1 --storage {storage} --wait 9"}
+NAMING_A_STORAGE = {
+    "doctor": "doctor {storage}",
+    "result": "result run-1 --storage {storage} --wait 9",
+    "data export": "data export tiny --format pyg --storage {storage} --out tiny.safetensors",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -383,6 +387,7 @@ WRITERS = [
     "demo",
     "demo --folder world",
     "doctor store",
+    "data export tiny --format pyg --storage store --out tiny.safetensors",
     "delete receipt r1 --out receipt.json --job {job}",
     "compare {job} --out table.csv",
     "audit {job} --out report.html",

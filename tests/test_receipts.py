@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.receipt_samples import IDENTITY, SIGNING, nonces, requests, statement, statement_values
+from tests.receipt_samples import IDENTITY, SIGNING, nonces, requests, signed_receipts, statement, statement_values
 from tests.tiny_snapshot import item_id, user_id, write_tiny_snapshot
 from tru_core.collective import LocalCollective
 from tru_core.errors import IntegrityError
 from tru_core.keys import IdentityKey, IdentityKind
-from tru_core.receipt import NO_CHAIN, NO_FILES, NO_SUBJECT, make_receipts
+from tru_core.receipt import NO_CHAIN, NO_FILES, NO_SUBJECT
 from tru_core.statement import BatchStatement, ReceiptRequest
 from workflows.cli import main
 from workflows.data.deletion import write_snapshot_without
@@ -380,7 +380,7 @@ def test_a_receipt_that_names_a_file_outside_the_storage_is_refused(
     for key in ("../outside", "/etc/passwd", "a/../../b", "a//b", "a\\b"):
         data = statement_values()["data_after"]
         data["manifest"] |= {"key": key}
-        body = make_receipts(statement(data_after=data), requests(1), key=signing, nonces=nonces(1))[0]
+        body = signed_receipts(statement(data_after=data), requests(1), key=signing, nonces=nonces(1))[0]
         (tmp_path / "receipt.json").write_bytes(body)
         public = str(made.keys / "signing.pub")
         command = ["verify", str(tmp_path / "receipt.json"), "--public-key", public, "--files", made.store.url]

@@ -3,11 +3,9 @@
 import errno
 import hashlib
 import os
-import pickle  # noqa: TID251, the store's own bytes: Ray sends stores so
 import random
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,13 +17,11 @@ from tru_core.errors import (
     ConfigError,
     ConflictError,
     IntegrityError,
-    MissingObjectError,
     NumericsError,
     TransientError,
 )
 from workflows.storage import (
     FileEntry,
-    LogEntry,
     ObjectInfo,
     ObjectStore,
     append_log_entry,
@@ -38,7 +34,6 @@ from workflows.storage import (
     item_graph_key,
     manifest_key,
     model_log,
-    model_version_prefix,
     open_store,
     put_file,
     read_json,
@@ -51,6 +46,7 @@ from workflows.storage import (
 )
 from workflows.storage.local import LocalStore
 from workflows.storage.s3 import S3Store
+from workflows.testing import StoreContract
 
 
 @pytest.fixture(params=["local", "moto", pytest.param("seaweed", marks=pytest.mark.s3)])
@@ -61,110 +57,10 @@ def any_store(request: pytest.FixtureRequest) -> ObjectStore:
 # --- the contract of every store ----------------------------------------------------------------
 
 
-def test_the_first_write_stays_and_a_second_one_says_so(any_store: ObjectStore) -> None:
-    assert any_store.put_if_absent("folder/name.bin", b"first")
-    assert not any_store.put_if_absent("folder/name.bin", b"second")
-    assert not any_store.put_if_absent("folder/name.bin", b"first")
-    assert any_store.read("folder/name.bin") == b"first"
-
-
-@pytest.mark.parametrize("is_same", [False, True], ids=["other bytes", "same bytes"])
-def test_of_eight_writers_exactly_one_wins(any_store: ObjectStore, is_same: bool) -> None:
-    bodies = [b"same" if is_same else f"writer {number}".encode() for number in range(8)]
-    for round_number in range(5):
-        key = f"race/{round_number}"
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            won = list(pool.map(lambda body, key=key: any_store.put_if_absent(key, body), bodies))
-        assert sum(won) == 1
-        assert any_store.read(key) == bodies[won.index(True)]
-
-
-@pytest.mark.parametrize("body", [b"", b"\x00\xff" * 3_000_000], ids=["empty", "6 MB"])
-def test_bytes_come_back_as_they_went_in(any_store: ObjectStore, body: bytes) -> None:
-    assert any_store.put_if_absent("a", body)
-    assert any_store.read("a") == body
-
-
-def test_a_missing_object_is_told_as_such(any_store: ObjectStore) -> None:
-    any_store.put_if_absent("folder/name", b"1")
-    for key in ("nothing", "folder/other", "folder"):
-        assert not any_store.exists(key)
-        with pytest.raises(MissingObjectError, match="does not exist") as caught:
-            any_store.read(key)
-        assert caught.value.exit_code == 4
-
-
-def test_exists_means_exactly_this_key(any_store: ObjectStore) -> None:
-    any_store.put_if_absent("folder/name.json", b"1")
-    assert any_store.exists("folder/name.json")
-    assert not any_store.exists("folder/name")
-    assert not any_store.exists("folder")
-
-
-def test_a_listing_is_a_folder_with_all_below_sorted(any_store: ObjectStore) -> None:
-    assert any_store.list("") == []
-    assert any_store.list("log") == []
-    for key in ("log/b", "log/a/deep", "log2/x", "log.json", "log/B", "log/é"):
-        any_store.put_if_absent(key, key.encode())
-    assert any_store.list("log") == [
-        ObjectInfo(key, len(key.encode())) for key in ("log/B", "log/a/deep", "log/b", "log/é")
-    ]
-    assert [info.key for info in any_store.list("")] == sorted(
-        ["log.json", "log/B", "log/a/deep", "log/b", "log/é", "log2/x"]
-    )
-    assert any_store.list("lo") == []
-
-
-def test_a_deleted_object_is_gone_and_its_key_free(any_store: ObjectStore) -> None:
-    any_store.put_if_absent("a/b", b"1")
-    any_store.delete("a/b")
-    any_store.delete("a/b")
-    any_store.delete("never/was")
-    assert not any_store.exists("a/b")
-    assert any_store.list("") == []
-    assert any_store.put_if_absent("a/b", b"2")
-    assert any_store.read("a/b") == b"2"
-
-
-def test_pyarrow_sees_the_same_objects(any_store: ObjectStore) -> None:
-    any_store.put_if_absent("tables/part-0.bin", b"bytes")
-    filesystem, base = any_store.filesystem()
-    with filesystem.open_input_file(f"{base}/tables/part-0.bin") as file:
-        assert file.read() == b"bytes"
-
-
-def test_a_store_travels_by_pickle_without_credentials(any_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    any_store.put_if_absent("a", b"1")  # the client is open, with credentials inside
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "sentinel-token")
-    filesystem, _ = any_store.filesystem()
-    secrets = [
-        os.environ[name]
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-        if name in os.environ
-    ]
-    for thing in (any_store, filesystem):
-        frozen = pickle.dumps(thing)
-        for secret in secrets:
-            assert secret.encode() not in frozen
-    monkeypatch.delenv("AWS_SESSION_TOKEN")
-    assert pickle.loads(pickle.dumps(any_store)).read("a") == b"1"
-    for secret in secrets:
-        assert secret not in repr(any_store) + any_store.url
-
-
-@pytest.mark.parametrize("method", ["put_if_absent", "read", "exists", "list", "delete"])
-def test_no_method_takes_a_bad_key(any_store: ObjectStore, method: str) -> None:
-    arguments = (b"",) if method == "put_if_absent" else ()
-    for key in ("../up", "/etc/passwd", "a//b", "a/", "a\nb"):
-        with pytest.raises(IntegrityError):
-            getattr(any_store, method)(key, *arguments)
-
-
-def test_leftovers_are_none_after_ordinary_work(any_store: ObjectStore) -> None:
-    any_store.put_if_absent("a", b"1")
-    any_store.put_if_absent("a", b"2")
-    assert any_store.delete_leftovers(older_than_seconds=0) == 0
-    assert any_store.read("a") == b"1"
+class TestEveryStore(StoreContract):
+    @pytest.fixture(params=["local", "moto", pytest.param("seaweed", marks=pytest.mark.s3)])
+    def store(self, request: pytest.FixtureRequest) -> ObjectStore:
+        return request.getfixturevalue(f"{request.param}_store")
 
 
 @pytest.mark.ray
@@ -182,28 +78,6 @@ def test_a_ray_worker_uses_the_store_with_its_own_credentials(seaweed_store: S3S
 
 
 # --- logs ---------------------------------------------------------------------------------------
-
-
-def test_a_log_is_read_in_order(any_store: ObjectStore) -> None:
-    assert read_log(any_store, "models/m/log") == []
-    for number in range(1, 13):
-        assert append_log_entry(any_store, "models/m/log", number=number, entry={"version": number})
-    assert read_log(any_store, "models/m/log") == [LogEntry(n, {"version": n}) for n in range(1, 13)]
-
-
-def test_only_the_first_writer_of_a_log_number_wins(any_store: ObjectStore) -> None:
-    assert append_log_entry(any_store, "log", number=1, entry={"by": "first"})
-    assert not append_log_entry(any_store, "log", number=1, entry={"by": "second"})
-    assert read_log(any_store, "log") == [LogEntry(1, {"by": "first"})]
-
-
-def test_a_gap_in_a_log_stops_the_reader(any_store: ObjectStore) -> None:
-    for number in (1, 2, 3):
-        append_log_entry(any_store, "log", number=number, entry={})
-    any_store.delete("log/00000002.json")
-    with pytest.raises(IntegrityError, match="entry 2 is missing, found 3") as caught:
-        read_log(any_store, "log")
-    assert caught.value.exit_code == 8
 
 
 def test_a_writer_cannot_make_a_gap(store: ObjectStore) -> None:
@@ -348,7 +222,6 @@ def test_a_bad_name_of_a_data_set_or_model_is_refused(name: str) -> None:
         lambda part: vocabulary_key("d", "s", part),
         lambda part: features_key("d", "s", part, 0),
         lambda part: item_graph_key("d", "s", part, 0),
-        lambda part: model_version_prefix("m", part),
         lambda part: deletion_prefix("m", part),
         run_prefix,
     ],
@@ -369,7 +242,6 @@ def test_keys_are_where_the_architecture_says() -> None:
     graph_key = "datasets/baby/snapshots/S1/item_graph/text/bucket-00002.parquet"
     assert item_graph_key("baby", "S1", "text", 2) == graph_key
     assert model_log("mgcn") == "models/mgcn/log"
-    assert model_version_prefix("mgcn", "A1") == "models/mgcn/versions/A1"
     assert run_prefix("R1") == "runs/R1"
     assert deletion_prefix("mgcn", "2026-03-01T02") == "deletions/mgcn/2026-03-01T02"
 

@@ -2,82 +2,44 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from queue import SimpleQueue
 
 import pytest
 
 from tests.publish_history import breaks_some
-from tests.s3_faults import CUT, DROP, DROP_ANSWER, FAIL_ANSWER, SILENT, TRICKLE, Answer, Proxy, run_proxy
 from tests.test_storage_s3_errors import changed
 from tru_core.errors import TransientError
 from workflows.storage import ObjectStore, StorageConfig, put_file, read_verified
 from workflows.storage import s3 as storage_s3
 from workflows.storage.s3 import S3Store
 from workflows.storage.time_limit import within
+from workflows.testing import FaultContract
+from workflows.testing.fault_contract import OpenAt
+from workflows.testing.faults import Proxy, run_proxy
 
-TIMEOUT_SECONDS = 1.0
-SLACK_SECONDS = 30.0  # what the project promises beyond the timeout
-BODY = b"0123456789" * 200  # byte by byte it would take 100 seconds
 
-FAULTS: dict[str, str | Answer] = {
-    "500": Answer(500, "InternalError"),
-    "503": Answer(503, "ServiceUnavailable"),
-    "throttled": Answer(503, "SlowDown"),
-    "429": Answer(429, "TooManyRequests"),
-    "reset before the answer": DROP,
-    "done, and reset before the answer": DROP_ANSWER,
-    "done, and answered with an error": FAIL_ANSWER,
-    "reset in the middle of the body": CUT,
-    "a body byte by byte": TRICKLE,
-    "silence": SILENT,
-}
+class TestS3(FaultContract):
+    @pytest.fixture
+    def endpoint(self, moto_endpoint: str) -> str:
+        return moto_endpoint
 
-CALLS: dict[str, Callable[[ObjectStore], object]] = {
-    "put": lambda store: store.put_if_absent("new", BODY),
-    "read": lambda store: store.read("a"),
-    "exists": lambda store: store.exists("a"),
-    "list": lambda store: store.list(""),
-    "delete": lambda store: store.delete("unneeded"),
-}
-QUIET = {("put", CUT), ("put", TRICKLE), ("delete", CUT), ("delete", TRICKLE)}  # their answers have no body
+    @pytest.fixture
+    def open_at(self, moto_config: StorageConfig, monkeypatch: pytest.MonkeyPatch) -> OpenAt:
+        monkeypatch.setattr(storage_s3, "FIRST_WAIT_SECONDS", 0.02)
+
+        def open_at(endpoint_url: str, timeout_seconds: float) -> ObjectStore:
+            store = S3Store(changed(moto_config, endpoint_url=endpoint_url, timeout_seconds=timeout_seconds))
+            store.raw_client()  # made before the clock starts
+            return store
+
+        return open_at
 
 
 @pytest.fixture
 def proxy(moto_endpoint: str) -> Iterator[Proxy]:
     with run_proxy(moto_endpoint) as running:
         yield running
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_that_stays_ends_every_call_in_time_with_exit_code_7(
-    name: str, moto_config: StorageConfig, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage_s3, "FIRST_WAIT_SECONDS", 0.02)
-    sound = S3Store(moto_config)
-    sound.put_if_absent("a", BODY)
-    fault = FAULTS[name]
-    proxy.choose = lambda: fault
-    broken = changed(moto_config, endpoint_url=proxy.url, timeout_seconds=TIMEOUT_SECONDS)
-
-    def ends(call: str) -> float:
-        store, message = S3Store(broken), ""
-        store.raw_client()
-        started = time.monotonic()
-        try:
-            CALLS[call](store)
-        except TransientError as error:
-            message = str(error)
-        elapsed_seconds = time.monotonic() - started
-        assert "Run the same command again" in message or (not message and (call, fault) in QUIET)
-        return elapsed_seconds
-
-    with ThreadPoolExecutor(len(CALLS)) as pool:
-        assert max(pool.map(ends, CALLS)) < TIMEOUT_SECONDS + SLACK_SECONDS
-    proxy.choose = lambda: None
-    assert sound.read("a") == BODY
-    assert put_file(sound, "new", BODY).size_bytes == len(BODY)  # the same command again finds out, or writes it
 
 
 def test_work_goes_on_when_every_tenth_request_is_lost(

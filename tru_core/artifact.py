@@ -52,8 +52,3 @@ def unpack_tensors(body: bytes, *, key: str) -> dict[str, Tensor]:
         raise IntegrityError(
             f"{key}: not a whole safetensors file ({error}). Nothing was loaded; restore it or use an older one."
         ) from error
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and values: the identity of a model, whatever file holds it."""
-    return sha256_hex(pack_tensors(tensors))

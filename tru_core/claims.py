@@ -6,14 +6,13 @@ be reached from other data (arXiv:2110.11891). What an approximate method did is
 
 import re
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
 from tru_core.settings import Settings
 
 ClaimWord = Literal["exact_retrain", "exact_shard_retrain", "certified", "approximate_audited", "approximate_unaudited"]
-CLAIM_WORDS: tuple[ClaimWord, ...] = get_args(ClaimWord)
 
 # Methods that train anew, without what was deleted, everything that had seen it.
 EXACT_METHODS: Mapping[str, ClaimWord] = {"retrain": "exact_retrain", "sisa": "exact_shard_retrain"}

@@ -162,21 +162,6 @@ def sign_batch(
     return SignedBatch(envelope, tuple((nonce, requests[place]) for _, nonce, place in hashed), tree)
 
 
-def make_receipts(
-    batch: BatchStatement,
-    requests: Sequence[ReceiptRequest],
-    *,
-    key: SigningKey,
-    nonces: Sequence[bytes],
-    number: int = 1,
-    prev_receipt_digest: str | None = None,
-) -> list[bytes]:
-    """Sign a batch and give every request's receipt, in the order of the requests. As :func:`sign_batch`."""
-    signed = sign_batch(batch, requests, key=key, nonces=nonces, number=number, prev_receipt_digest=prev_receipt_digest)
-    place_of = {nonce: place for place, (nonce, _) in enumerate(signed.leaves)}
-    return [signed.receipt(place_of[nonce]) for nonce in nonces]
-
-
 def signed_batch(envelope: bytes, leaves: Sequence[tuple[bytes, ReceiptRequest]]) -> SignedBatch:
     """Put a signed batch together from its parts, leaves in the order of the tree."""
     return SignedBatch(envelope, tuple(leaves), build_tree([_hash_of(nonce, request) for nonce, request in leaves]))

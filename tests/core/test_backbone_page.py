@@ -2,12 +2,12 @@
 
 import importlib.util
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.core import test_contracts as contract
 from tests.core.models import ALONE, batches_of, build_model, builder, fitted, problem_of, train_graph
 from tests.core.thread_workers import in_threads
 from tests.worlds import Part, World, shards_of, tiny_world
@@ -15,6 +15,7 @@ from tru_core.backbones import BACKBONES, Backbone
 from tru_core.collective import Collective
 from tru_core.fit import FitSettings
 from tru_core.interactions import make_request
+from tru_core.testing import BackboneContract
 from tru_core.unlearning.method import Tools, run_method
 from tru_core.unlearning.methods import METHODS
 from tru_core.unlearning.problem import measure
@@ -25,22 +26,30 @@ PAGE = Path(__file__).parents[2] / "docs" / "write-your-own-backbone.md"
 FIT = FitSettings(max_epochs=3, patience=3, batch_size=32, learning_rate=0.05)
 
 
-@pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> type[Backbone]:
+def example() -> type[Backbone]:
+    """The class of the page, from a file as a reader would save it."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
-    path = tmp_path_factory.mktemp("page") / "vbpr.py"
-    path.write_text(code)
-    spec = importlib.util.spec_from_file_location("vbpr_of_the_page", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vbpr.py"
+        path.write_text(code)
+        spec = importlib.util.spec_from_file_location("vbpr_of_the_page", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
     return module.VBPR
 
 
+VBPR = example()
+
+
+class TestTheExample(BackboneContract):
+    backbones = (VBPR,)
+
+
 @pytest.fixture(autouse=True)
-def registered(example: type[Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BACKBONES, "vbpr", example)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKBONES, "vbpr", VBPR)
 
 
 @pytest.fixture(scope="module")
@@ -51,31 +60,6 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def part(world: World) -> Part:
     return shards_of(world, 1)[0]
-
-
-def test_the_example_keeps_the_contract(part: Part) -> None:
-    for claim in (
-        contract.test_every_parameter_stands_in_one_module_and_one_branch,
-        contract.test_fusion_holds_weights_of_modules_and_neither_biases_nor_tables,
-        contract.test_initial_values_do_not_depend_on_the_sharding,
-        contract.test_no_random_state_takes_part,
-        contract.test_a_loss_changes_nothing_and_repeats_to_the_bit,
-        contract.test_the_order_of_a_batch_does_not_matter,
-        contract.test_the_gradient_is_the_slope_of_the_loss,
-        contract.test_users_without_edges_and_cut_out_items_have_finite_vectors_and_gradients,
-        contract.test_a_worker_without_users_has_a_share_of_nothing,
-    ):
-        claim("vbpr", {}, part)
-    contract.test_each_branch_gives_vectors_of_all_users_and_items("vbpr", part)
-    contract.test_fresh_rows_follow_from_seed_table_and_row("vbpr", part)
-    contract.test_training_leaves_users_without_a_pair_where_unseen_rows_are("vbpr", part)
-    contract.test_settings_of_something_else_are_refused("vbpr", part)
-    for world_size in (1, 2, 4):
-        contract.test_tables_have_a_row_for_each_user_or_item_held("vbpr", {}, world_size)
-
-
-def test_the_example_learns_the_checkerboard() -> None:
-    contract.test_the_checkerboard_is_learned("vbpr")
 
 
 def test_its_score_is_the_formula_of_the_page(world: World, part: Part) -> None:

@@ -21,103 +21,22 @@ from tests.core.methods import (
     whole,
 )
 from tests.core.models import build_model, problem_of
-from tests.core.thread_workers import Differentiable, in_threads
-from tests.worlds import shards_of, tiny_world
-from tru_core.backbones import BACKBONES
-from tru_core.collective import Collective
 from tru_core.fit import TrainingState, fit, parameter_values
 from tru_core.interactions import Regime, make_request
+from tru_core.testing import MethodContract
 from tru_core.unlearning.gradient_ascent import GradientAscentSettings
-from tru_core.unlearning.method import Candidate, run_method
+from tru_core.unlearning.method import run_method
 from tru_core.unlearning.methods import METHODS
 from tru_core.unlearning.mmrecun import MMRecUnSettings
 from tru_core.unlearning.passes import plan_forget
-from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.repair_only import RepairOnlySettings
 
-every_method = pytest.mark.parametrize("name", list(METHODS))
 every_regime = pytest.mark.parametrize("regime", REGIMES)
-every_single_model = pytest.mark.parametrize("name", [name for name in METHODS if name not in SHARDED])
 
 
-def arrays_of(problem: Problem) -> list[bytes]:
-    """Every number of a problem."""
-    pairs = [problem.forget, problem.retain, problem.valid, problem.test, problem.shard.train]
-    arrays = [array for part in pairs for array in (part.users, part.items)]
-    arrays += [problem.request.users, problem.request.items, problem.request.pair_users, problem.request.pair_items]
-    for graph in (problem.graph_with, problem.graph_without):
-        for matrix in (graph.user_item, *graph.item_item.values()):
-            arrays += [matrix.forward.values().numpy(), matrix.transposed.values().numpy()]
-    return [array.tobytes() for array in arrays]
-
-
-# ---- The contract
-
-
-@every_regime
-@every_method
-def test_a_method_gives_finite_vectors_twice_the_same_and_leaves_the_problem_alone(name: str, regime: Regime) -> None:
-    part = whole()
-    problem = problem_of(part, request_of(part, regime))
-    before = arrays_of(problem)
-    one, two = (forgotten(name, problem, part) for _ in range(2))
-    assert arrays_of(problem) == before
-    assert len(one.users) == 24
-    assert len(one.items) == 30
-    assert one.users.shape[1] == one.items.shape[1]
-    assert not one.users.requires_grad
-    assert not one.items.requires_grad
-    assert torch.isfinite(one.users).all()
-    assert torch.isfinite(one.items).all()
-    assert torch.equal(one.users, two.users)
-    assert torch.equal(one.items, two.items)
-    assert one.seconds > 0
-    assert (one.model is not None) == METHODS[name].has_one_model == (name not in SHARDED)
-    if one.model is not None:
-        with torch.no_grad():
-            users, items = one.model.embeddings(problem.graph_without)
-        assert torch.equal(users, one.users)
-        assert torch.equal(items, one.items)
-
-
-@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "mgcn"])
-@every_method
-def test_a_method_works_on_every_backbone(name: str, backbone: str) -> None:
-    part = whole()
-    candidate = forgotten(name, problem_of(part, request_of(part, "item")), part, backbone)
-    assert torch.isfinite(candidate.users).all()
-    assert torch.isfinite(candidate.items).all()
-
-
-@pytest.mark.parametrize("regime", ["user", "interaction"])
-@every_single_model
-def test_two_workers_give_the_candidate_of_one(name: str, regime: Regime) -> None:
-    request, parts = request_of(whole(), regime), shards_of(tiny_world(), 2)
-    expected = forgotten(name, problem_of(whole(), request), whole())
-
-    def body(inner: Collective) -> Candidate:
-        part = parts[inner.rank]
-        return forgotten(name, problem_of(part, request, Differentiable(inner)), part)
-
-    for part, found in zip(parts, in_threads(2, body), strict=True):
-        rows = torch.from_numpy(part.shard.user_rows)
-        torch.testing.assert_close(found.users, expected.users[rows], rtol=1e-6, atol=1e-8)
-        torch.testing.assert_close(found.items, expected.items, rtol=1e-6, atol=1e-8)
-        for row, wanted in zip(found.history, expected.history, strict=True):
-            assert row == pytest.approx(wanted, rel=1e-6)
-
-
-@every_single_model
-def test_an_item_whose_pairs_left_earlier_can_still_be_asked_for(name: str) -> None:
-    """A request that names no training pair: nothing to reverse, and nothing to stumble over."""
-    part, gone = whole(), 4
-    train = part.shard.train
-    kept = replace(train, users=train.users[train.items != gone], items=train.items[train.items != gone])
-    part = replace(part, shard=replace(part.shard, train=kept))
-    problem = problem_of(part, make_request(items=np.array([gone])))
-    assert not problem.num_forget
-    candidate = forgotten(name, problem, part)
-    assert torch.isfinite(candidate.items).all()
+class TestEveryMethod(MethodContract):
+    methods = METHODS
+    settings = SHARDED
 
 
 # ---- What the names promise

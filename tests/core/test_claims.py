@@ -8,11 +8,11 @@ from pydantic import ValidationError
 
 from tests.receipt_samples import SIGNING, receipts, statement, statement_values
 from tru_core import claims, receipt, receipt_text
-from tru_core.claims import CLAIM_TEXTS, CLAIM_WORDS, STANDING_LIMITS, Claim, claim_for, claim_text, find_forbidden_word
+from tru_core.claims import CLAIM_TEXTS, STANDING_LIMITS, Claim, claim_for, claim_text, find_forbidden_word
 from tru_core.errors import IntegrityError
 from tru_core.receipt import verify_receipt
 
-APPROXIMATE = [word for word in CLAIM_WORDS if word.startswith("approximate")]
+APPROXIMATE = [word for word in CLAIM_TEXTS if word.startswith("approximate")]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_bound_belongs_to_a_certified_claim_and_to_no_other() -> None:
     for name in bound:
         with pytest.raises(ValidationError):
             Claim.model_validate({"word": "certified"} | bound | {name: None})
-    for word in CLAIM_WORDS:
+    for word in CLAIM_TEXTS:
         if word != "certified":
             with pytest.raises(ValidationError, match="has no epsilon"):
                 Claim.model_validate({"word": word} | bound)

@@ -13,6 +13,7 @@ from pathlib import Path
 from tru_core.errors import ConfigError
 from workflows.cli import audit as cli_audit
 from workflows.cli import deletions as cli_deletions
+from workflows.cli import export as cli_export
 from workflows.cli import ledger as cli_ledger
 from workflows.cli import receipts as cli_receipts
 from workflows.cli.command import (
@@ -238,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument(
         "--neighbour-features", choices=["raw", "standardised"], help="before the item graphs' cosine"
     )
+    cli_export.add_export_command(data)
 
     texts = {
         "train": ("Train a recommender and publish it as a model version; the model is made where it is new.", _train),

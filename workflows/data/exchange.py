@@ -1,10 +1,18 @@
-"""A snapshot as the data type of PyTorch Geometric, so that other people's models and tools can read it."""
+"""A snapshot as the data type of PyTorch Geometric, so that other people's models and tools can read it.
 
+The exported file is safetensors: every tensor under the place where ``HeteroData`` has it, parts joined by ``/``
+(``item/text``, ``user/interacts/item/edge_index``), and under ``about`` in the file's metadata a JSON object that says
+of which snapshot it is and how many users and items there are. ``examples/pyg_lightgcn.py`` has a loader of ten lines.
+"""
+
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
+import safetensors.torch
 import torch
 
+from tru_core.errors import DataError
 from workflows.data.snapshot import (
     TEST,
     TRAIN,
@@ -19,6 +27,8 @@ from workflows.storage import ObjectStore
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
+EXPORT_KIND, EXPORT_SCHEMA_VERSION = "tru.export.pyg", 1
+_OF_ITEMS = {"num_nodes", "is_deleted"}
 INTERACTIONS = {TRAIN: "interacts", VALID: "interacts_valid", TEST: "interacts_test"}
 
 
@@ -40,7 +50,13 @@ def to_hetero_data(store: ObjectStore, manifest: SnapshotManifest) -> "HeteroDat
 
     Raises:
         IntegrityError: A file differs from its digest, or its rows break the snapshot's rules.
+        DataError: A modality has the name of something else that items have.
     """
+    if taken := sorted(_OF_ITEMS & set(manifest.features)):
+        raise DataError(
+            f"data set {manifest.dataset} has a modality {taken[0]!r}, a name that the graph uses for something else. "
+            f"Nothing was written. Rename the feature file and import again."
+        )
     from torch_geometric.data import HeteroData  # takes seconds, and nothing else in the workflows needs it
 
     data = HeteroData()
@@ -61,3 +77,27 @@ def to_hetero_data(store: ObjectStore, manifest: SnapshotManifest) -> "HeteroDat
         edges.edge_index = torch.from_numpy(np.stack([neighbours, items]))
         edges.edge_weight = torch.from_numpy(similarity)
     return data
+
+
+def pack_hetero_data(data: "HeteroData", manifest: SnapshotManifest) -> bytes:
+    """Write a snapshot's graph as the bytes of one safetensors file. No pickle; no outside id is in it."""
+    tensors = {
+        "/".join([*_place(store._key), name]): value.contiguous()
+        for store in (*data.node_stores, *data.edge_stores)
+        for name, value in store.items()
+        if isinstance(value, torch.Tensor)
+    }
+    about = {
+        "kind": EXPORT_KIND,
+        "schema_version": EXPORT_SCHEMA_VERSION,
+        "dataset": manifest.dataset,
+        "snapshot_id": manifest.snapshot_id,
+        "created_at": manifest.created_at,
+        "num_nodes": {"user": manifest.num_users, "item": manifest.num_items},
+        "num_pairs": manifest.counts.model_dump(),
+    }
+    return safetensors.torch.save(tensors, metadata={"about": json.dumps(about)})
+
+
+def _place(key: str | tuple[str, str, str]) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else key

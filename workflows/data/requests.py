@@ -18,7 +18,6 @@ import pyarrow as pa
 from tru_core.errors import ConfigError, ConflictError
 from workflows.data.ids import NO_ID, ROUNDED, read_ids
 from workflows.data.request_columns import COLUMNS, ID_COLUMNS, OPTIONAL_COLUMNS, UNCHANGED
-from workflows.storage import canonical_json
 
 Kind = Literal["user", "item", "interaction"]
 Columns = Mapping[str, Sequence[str | None] | pa.Array]
@@ -76,12 +75,6 @@ def slow_digest(body: bytes, *, salt: bytes) -> str:
     key that is kept elsewhere could.
     """
     return hashlib.scrypt(body, salt=salt, n=2**14, r=8, p=1, dklen=32).hex()
-
-
-def body_digest(request: DeletionRequest) -> str:
-    """Tell whether two requests of one id ask for the same, without keeping what they ask for."""
-    fields = [request.kind, request.user_id, request.item_id, request.received_time, request.regulation]
-    return slow_digest(canonical_json(fields, where="request"), salt=request.request_id.encode())
 
 
 def names_its_subject(request: DeletionRequest) -> bool:

@@ -121,11 +121,6 @@ def model_log(model: str) -> str:
     return f"models/{check_name(model)}/log"
 
 
-def model_version_prefix(model: str, attempt_id: str) -> str:
-    """The folder of one attempt to make a model version."""
-    return f"models/{check_name(model)}/versions/{_part(attempt_id)}"
-
-
 def receipt_log(model: str) -> str:
     """The log of a model's signed batches: the chain of its receipts."""
     return f"receipts/{check_name(model)}/log"
