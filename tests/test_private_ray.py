@@ -74,7 +74,6 @@ def wait_for(condition: Any, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_after_a_kill_the_next_command_leaves_no_process_and_no_folder(
     temporary: Path, environment: dict[str, str]
 ) -> None:
@@ -104,7 +103,6 @@ def test_after_a_kill_the_next_command_leaves_no_process_and_no_folder(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "moment"), [(signal.SIGTERM, "start"), (signal.SIGHUP, "training")])
 def test_a_signal_ends_a_training_with_130_and_leaves_nothing(
     number: signal.Signals, moment: str, temporary: Path, environment: dict[str, str], tmp_path: Path
