@@ -66,7 +66,7 @@ def running(numbers: list[int]) -> list[int]:
 
 
 def wait_for(condition: Any, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -115,6 +115,7 @@ def test_a_signal_ends_a_training_with_130_and_leaves_nothing(
     process = start(environment, "-m", "workflows", "train", str(tmp_path / "job.yaml"), "--json")
     if moment == "start":
         wait_for(lambda: list(temporary.glob("tru-*/ray/session_2*/logs/*")), process)
+        wait_for(lambda: psutil.Process(process.pid).children(recursive=True), process)  # a log is there before them
     else:
         wait_for(lambda: list((tmp_path / "store").rglob("checkpoints/*/manifest.json")), process)
     children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]

@@ -27,7 +27,6 @@ from tru_core.unlearning.tru import unlearn
 from tru_core.unlearning.tru_settings import TRUSettings
 
 USERS, ITEMS = np.array([2, 9, 17]), np.array([4, 11])
-pytestmark = pytest.mark.many_calls
 FUSION = "project.visual.weight"
 
 

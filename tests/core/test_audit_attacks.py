@@ -21,7 +21,6 @@ from tru_core.audits.residue import RESIDUE
 from tru_core.interactions import make_request
 from tru_core.unlearning.residue import make_probe
 
-pytestmark = pytest.mark.many_calls
 NUM_NEW_SEEDS = 4
 
 

@@ -31,7 +31,6 @@ from tru_core.fit import FitSettings, fit
 from tru_core.interactions import Pairs, make_pairs, make_request
 from tru_core.unlearning.problem import Problem, make_problem
 
-pytestmark = pytest.mark.many_calls
 USERS = PlantingSettings(regime="user", num_probes=60, users_per_pair=6, pairs_per_user=5)
 INTERACTIONS = PlantingSettings(regime="interaction", num_probes=80)
 REGIMES = pytest.mark.parametrize("settings", [USERS, INTERACTIONS], ids=["users", "interactions"])
