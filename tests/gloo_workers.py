@@ -33,8 +33,10 @@ def in_processes(world_size: int, body: Callable[..., Any], *arguments: Any) -> 
     Args:
         body: A function of a module that can be imported.
     """
+    # A fork server imports PyTorch once, not once per worker.
+    multiprocessing.set_forkserver_preload(["torch._dynamo", body.__module__])
     with tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")
-        with ProcessPoolExecutor(world_size, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(world_size, mp_context=multiprocessing.get_context("forkserver")) as pool:
             futures = [pool.submit(_in_group, rank, world_size, meeting, body, arguments) for rank in range(world_size)]
             return [future.result() for future in futures]

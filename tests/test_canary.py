@@ -125,7 +125,6 @@ def planted_keys(place: Place) -> list[str]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_after_a_purge_no_byte_says_who_was_deleted_and_no_output_said_it_before(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -466,7 +466,7 @@ def test_a_lost_process_is_started_again_and_given_up_in_the_end(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_several_workers_in_turn_find_the_same_and_go_on_behind_a_failure(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

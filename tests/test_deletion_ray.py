@@ -26,7 +26,7 @@ from workflows.data.snapshot import current_snapshot
 from workflows.running import jobs, runs
 from workflows.storage import open_store
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 
 def test_a_killed_ray_worker_changes_nothing_of_how_a_deletion_ends(

@@ -22,6 +22,7 @@ import yaml
 from tests.conftest import free_ports
 from tests.tiny_model import make_job, publish_original
 from workflows.cli import main
+from workflows.config.job import JobConfig
 from workflows.data.request_tables import parse_requests
 from workflows.keys import load_identity_key, make_keys
 from workflows.ledger import open_ledger
@@ -129,7 +130,6 @@ def runs_of(store: ObjectStore, command: str) -> set[str]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_submitted_job_runs_the_submitted_code_and_its_true_exit_code_is_in_storage(
     head: Head, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,49 +173,68 @@ def test_a_submitted_job_runs_the_submitted_code_and_its_true_exit_code_is_in_st
     assert main(["result", run_id, "--storage", str(tmp_path / "store")]) == 0
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_timer_that_ticks_twice_submits_what_is_due_once(head: Head, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Timer:
+    """A project that a timer submits again and again, its store, and the head that it is submitted to."""
+
+    head: Head
+    folder: Path
+    job: JobConfig
+    store: ObjectStore
+
+    def tick(self, **changes: str) -> subprocess.CompletedProcess[str]:
+        tru, ray = RAY.with_name("tru"), str(RAY)
+        environment = self.head.environment | {"RAY_ADDRESS": self.head.address, "TRU": str(tru), "RAY": ray} | changes
+        script = ROOT / "cluster" / "submit-deletions.sh"
+        command = [script, self.folder / "project" / "job.yaml"]
+        return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    def ask(self, request_id: str, *, name: str) -> None:
+        """Submit a request for a user whom nobody knows."""
+        requests = parse_requests(f"request_id,kind,user_id,item_id\n{request_id},user,nobody,\n".encode(), name=name)
+        open_ledger(self.store, self.job.model, load_identity_key(self.job.keys)).submit(requests, source=name)
+
+
+@pytest.fixture
+def timer(head: Head, tmp_path: Path) -> Timer:
     job = make_job(tmp_path / "store", keys={"folder": str(tmp_path / "keys")}, delete={"min_requests": 1})
     store = publish_original(job)
     make_keys(tmp_path / "keys")
-    project = tmp_path / "project"
-    make_project(project, job.model_dump(mode="json"), tracks=tmp_path / "tracks")
+    make_project(tmp_path / "project", job.model_dump(mode="json"), tracks=tmp_path / "tracks")
+    return Timer(head, tmp_path, job, store)
 
-    def tick(**changes: str) -> subprocess.CompletedProcess[str]:
-        tru, ray = RAY.with_name("tru"), str(RAY)
-        environment = head.environment | {"RAY_ADDRESS": head.address, "TRU": str(tru), "RAY": ray} | changes
-        script = ROOT / "cluster" / "submit-deletions.sh"
-        return subprocess.run(
-            [script, project / "job.yaml"], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
-        )
 
-    nothing = tick()
+@pytest.mark.ray
+def test_a_timer_that_ticks_twice_submits_what_is_due_once(timer: Timer, tmp_path: Path) -> None:
+    nothing = timer.tick()
     assert (nothing.returncode, nothing.stdout.strip()) == (0, "nothing is due")
-    requests = parse_requests(b"request_id,kind,user_id,item_id\nr1,user,nobody,\n", name="requests.csv")
-    open_ledger(store, job.model, load_identity_key(job.keys)).submit(requests, source="requests.csv")
-    first = tick(TRU_POLL_SECONDS="1")
+    timer.ask("r1", name="requests.csv")
+    first = timer.tick(TRU_POLL_SECONDS="1")
     assert first.returncode == 0, first.stderr
     submission = first.stdout.split()[1]
     same = tmp_path / "tru"
     same.write_text(f"#!/bin/sh\necho {submission}\n")
     same.chmod(0o700)
-    second = tick(TRU=str(same))
+    second = timer.tick(TRU=str(same))
     assert (second.returncode, second.stdout.splitlines()[0]) == (0, f"already submitted: {submission}")
 
-    outcome = newest_outcome(store, submission)
+    outcome = newest_outcome(timer.store, submission)
     assert (outcome["exit_code"], outcome["figures"]["num_requests"]) == (0, {"not_found": 1})
-    assert tick().stdout.strip() == "nothing is due"
-    assert len(store.list(f"runs/{submission}/attempts")) == 1
+    assert timer.tick().stdout.strip() == "nothing is due"
+    assert len(timer.store.list(f"runs/{submission}/attempts")) == 1
 
-    # A run that fails ends the script with the run's own code, which Ray reports as 1, and can be submitted again.
-    open_ledger(store, job.model, load_identity_key(job.keys)).submit(
-        parse_requests(b"request_id,kind,user_id,item_id\nr2,user,nobody-else,\n", name="more.csv"), source="more.csv"
-    )
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_run_that_fails_ends_the_timer_with_its_own_code_and_can_be_submitted_again(
+    timer: Timer, tmp_path: Path
+) -> None:
+    """Ray reports every failure as 1."""
+    timer.ask("r2", name="more.csv")
     (tmp_path / "keys" / "signing.key").chmod(0o644)
     for _ in range(2):
-        failed = tick(TRU_POLL_SECONDS="1")
+        failed = timer.tick(TRU_POLL_SECONDS="1")
         assert failed.returncode == 2, failed.stdout + failed.stderr
     assert "others could read or run it" in failed.stderr
     (tmp_path / "keys" / "signing.key").chmod(0o600)
-    assert tick(TRU_POLL_SECONDS="1").returncode == 0
+    assert timer.tick(TRU_POLL_SECONDS="1").returncode == 0

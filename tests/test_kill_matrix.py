@@ -10,6 +10,7 @@ import pytest
 
 from workflows.storage import StorageConfig
 
+pytestmark = pytest.mark.long
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kill_matrix.py"
 
 
@@ -27,7 +28,6 @@ def check(figures: dict[str, Any], num_kills: int) -> None:
     assert figures["end_state_equal"] == 1
 
 
-@pytest.mark.slow
 def test_whatever_is_killed_in_a_folder_the_end_is_that_of_an_unkilled_run(tmp_path: Path) -> None:
     figures = kill(16, "--storage", str(tmp_path / "stores"))
     check(figures, 16)
@@ -35,7 +35,6 @@ def test_whatever_is_killed_in_a_folder_the_end_is_that_of_an_unkilled_run(tmp_p
     assert figures["kills_worker"] > 0
 
 
-@pytest.mark.slow
 @pytest.mark.s3
 def test_whatever_is_killed_on_s3_the_end_is_that_of_an_unkilled_run(seaweed_config: StorageConfig) -> None:
     check(kill(4, "--storage", seaweed_config.url, "--endpoint-url", str(seaweed_config.endpoint_url)), 4)

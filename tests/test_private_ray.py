@@ -66,7 +66,7 @@ def running(numbers: list[int]) -> list[int]:
 
 
 def wait_for(condition: Any, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -74,7 +74,6 @@ def wait_for(condition: Any, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_after_a_kill_the_next_command_leaves_no_process_and_no_folder(
     temporary: Path, environment: dict[str, str]
 ) -> None:
@@ -104,7 +103,6 @@ def test_after_a_kill_the_next_command_leaves_no_process_and_no_folder(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "moment"), [(signal.SIGTERM, "start"), (signal.SIGHUP, "training")])
 def test_a_signal_ends_a_training_with_130_and_leaves_nothing(
     number: signal.Signals, moment: str, temporary: Path, environment: dict[str, str], tmp_path: Path
@@ -117,6 +115,7 @@ def test_a_signal_ends_a_training_with_130_and_leaves_nothing(
     process = start(environment, "-m", "workflows", "train", str(tmp_path / "job.yaml"), "--json")
     if moment == "start":
         wait_for(lambda: list(temporary.glob("tru-*/ray/session_2*/logs/*")), process)
+        wait_for(lambda: psutil.Process(process.pid).children(recursive=True), process)  # a log is there before them
     else:
         wait_for(lambda: list((tmp_path / "store").rglob("checkpoints/*/manifest.json")), process)
     children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]

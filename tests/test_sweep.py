@@ -210,7 +210,6 @@ def test_a_sweep_judges_by_validation_and_forget_pairs_and_is_done_once(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_failed_trial_is_listed_and_all_failed_is_an_error(ray_session: None, tmp_path: Path) -> None:
     # A step of 1e30 makes the model's loss overflow; the ungated trials' processes die.
     scaling = {"max_failures": 0}

@@ -14,13 +14,15 @@ import pytest
 from tests.ray_loops import loop_killed_twice, loop_that_says_when_it_trains, loop_with_bad_data_on_worker_1
 from tests.tiny_jobs import FIT_EPOCHS, UNLEARN_ROUNDS, comparison_task, flat, tiny_job, without_seconds
 from tests.tiny_snapshot import write_tiny_snapshot
+from tru_core.collective import LocalCollective
 from tru_core.errors import DataError, TransientError
 from workflows.running import jobs
 from workflows.running.results import Results
+from workflows.running.worker import TaskRun
 from workflows.storage.local import LocalStore
 from workflows.tasks import WorkerTask
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 
 def fresh_task(folder: Path, **scaling: Any) -> WorkerTask:
@@ -32,9 +34,9 @@ def fresh_task(folder: Path, **scaling: Any) -> WorkerTask:
 
 
 @pytest.fixture(scope="module")
-def alone(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What one worker finds."""
-    return jobs.run_task(fresh_task(tmp_path_factory.mktemp("alone"), num_workers=1), show_progress=False)
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What one worker finds, without Ray."""
+    return TaskRun(fresh_task(tmp_path_factory.mktemp("alone"), num_workers=1), LocalCollective()).run()
 
 
 def assert_same(found: Results, expected: Results) -> None:
@@ -80,9 +82,7 @@ def test_a_worker_killed_while_training_and_while_unlearning_costs_time_only(alo
     assert_same(found, alone)
 
 
-def test_an_error_of_one_worker_arrives_as_raised_without_using_up_the_restarts(
-    ray_session: None, tmp_path: Path
-) -> None:
+def test_an_error_of_one_worker_arrives_as_raised_without_using_up_the_restarts(tmp_path: Path) -> None:
     task = fresh_task(tmp_path, num_workers=2, max_failures=5)
     with pytest.raises(DataError, match=r"^row 17 of original is bad in epoch 1$"):
         jobs.run_task(task, loop=loop_with_bad_data_on_worker_1, show_progress=False)
@@ -118,7 +118,7 @@ def test_ctrl_c_interrupts_and_the_same_task_goes_on_with_another_number_of_work
 
 
 def test_more_workers_than_the_cluster_has_room_for_is_an_error_that_shows_what_is_there(
-    ray_session: None, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     task = fresh_task(tmp_path, num_workers=5, threads_per_worker=3, start_timeout_seconds=0.5)
     with pytest.raises(TransientError, match=r"5 workers of 3 CPUs \(15 CPUs\); the cluster has 4 after") as caught:

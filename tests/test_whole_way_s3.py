@@ -19,7 +19,7 @@ from workflows.storage.local import LocalStore
 from workflows.storage.s3 import S3Store
 
 ROWS = {"original": "Original", "edges": "EdgeDeletion", "tru": "TRU", "retrain": "Retrain"}
-pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.s3]
 
 
 def metrics(figures: dict[str, Any]) -> dict[str, float]:

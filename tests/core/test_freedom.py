@@ -225,6 +225,7 @@ def uneven() -> Part:
     return Part(shard=shard, features={}, item_neighbours={})
 
 
+@pytest.mark.many_calls
 def test_edges_are_drawn_without_putting_back_in_proportion_to_their_weight(uneven: Part) -> None:
     graph, num_draws = train_graph(uneven), 1000
     rates = {edge: graph.user_item.forward.to_dense()[edge].item() for edge in sorted(edges_of(graph))}

@@ -158,6 +158,7 @@ def refused(body: bytes, *keys: PublicKey) -> IntegrityError:
     return caught.value
 
 
+@pytest.mark.many_calls
 def test_every_flipped_byte_is_refused() -> None:
     body, draws = receipts()[0], random.Random(3)
     for place in range(len(body)):
@@ -166,6 +167,7 @@ def test_every_flipped_byte_is_refused() -> None:
         refused(bytes(changed))
 
 
+@pytest.mark.many_calls
 def test_every_byte_cut_out_or_doubled_is_refused() -> None:
     body = receipts()[0]
     for place in range(0, len(body), 7):

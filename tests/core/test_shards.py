@@ -33,6 +33,7 @@ from tru_core.unlearning.shards import (
 from tru_core.unlearning.sisa import SISASettings
 from tru_core.unlearning.ultra_re import UltraRESettings, learn_weights
 
+pytestmark = pytest.mark.many_calls
 FIT = FitSettings(max_epochs=3, patience=3, batch_size=32, learning_rate=0.02)
 THIRDS = np.arange(24) % 3
 SETTINGS = {
@@ -124,7 +125,7 @@ def test_an_untouched_shard_is_the_same_to_the_bit_with_and_without_the_request(
 
 
 @every_backbone
-@pytest.mark.parametrize("user", [3, 16])
+@pytest.mark.parametrize("user", [3, pytest.param(16, marks=pytest.mark.long)])
 def test_sisa_gives_one_candidate_whatever_the_deleted_user_had(part: Part, backbone: str, user: int) -> None:
     request = make_request(users=np.array([user]))
     one, other = (forgotten("sisa", world, request, backbone) for world in (part, with_other_pairs(part, user)))
@@ -351,7 +352,7 @@ def test_an_ensemble_ranks_held_out_items_above_chance(name: str) -> None:
 
 
 @every_method
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_workers_give_the_candidate_of_one(part: Part, name: str, world_size: int) -> None:
     request, parts = make_request(users=np.array([3, 16])), shards_of(tiny_world(), world_size)
     expected = forgotten(name, part, request)

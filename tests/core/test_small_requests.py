@@ -24,6 +24,9 @@ from tru_core.unlearning.tru_settings import TRUSettings
 LOSES_ALL, LONELY_USER, COMMON_USER = 3, 5, 9
 
 
+pytestmark = pytest.mark.many_calls
+
+
 def world_with_a_lonely_item() -> World:
     """A tiny world in which one user has one training pair, of an item that nobody else has."""
     world = tiny_world()
