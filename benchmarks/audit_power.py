@@ -67,9 +67,9 @@ def real_data(count: int, data: Path, store: str) -> Verdicts:
     from audits import FIT, SHADOW_EPOCHS, import_once
     from results_plan import BACKBONE_SETTINGS, data_digest
 
-    from workflows.audits.audit import audit
     from workflows.config.job import JobConfig, ScalingConfig
     from workflows.config.parsing import parse
+    from workflows.experiments.audit.audit import audit
     from workflows.running.cluster import connected
 
     storage, values = str(Path(store).absolute()), BACKBONE_SETTINGS["mgcn"]

@@ -163,7 +163,7 @@ def measure(work: Sequence[Piece], arguments: argparse.Namespace, digests: dict[
     """Examine what is missing, Original by Original, until it is done or time is over."""
     from audits_gate import gate_verdicts
 
-    from workflows.audits.audit import audit
+    from workflows.experiments.audit.audit import audit
 
     limit = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
     storage = str(Path(arguments.store).absolute())

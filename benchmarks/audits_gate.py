@@ -4,10 +4,10 @@ import time
 from typing import Any
 
 from tru_core.collective import LocalCollective
-from workflows.audits.gate import audit_batch
-from workflows.audits.grid import list_audit
-from workflows.audits.scope import scope_of
 from workflows.config.job import JobConfig
+from workflows.experiments.audit.gate import audit_batch
+from workflows.experiments.audit.grid import list_audit
+from workflows.experiments.audit.scope import scope_of
 from workflows.running.results import read_result
 from workflows.running.runs import kept_model
 from workflows.running.worker import TaskRun

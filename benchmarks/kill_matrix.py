@@ -39,12 +39,12 @@ from machine import write_figures
 from tests import deletion_world
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import TransientError, TruError
-from tru_core.unlearning.algorithm_one import AlgorithmOneSettings
+from tru_core.unlearning.paper.algorithm_one import AlgorithmOneSettings
 from workflows.config.job import JobConfig
 from workflows.config.unlearn import UnlearnConfig
 from workflows.data.request_tables import parse_requests
+from workflows.deletions.receipts.log import read_issued
 from workflows.deletions.runner import run_deletions
-from workflows.ledger.receipt_log import read_issued
 from workflows.models.publish import read_versions
 from workflows.running import runs
 from workflows.running.results import Results

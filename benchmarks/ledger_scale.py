@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from machine import write_figures
 
-from tru_core.keys import IdentityKey
+from tru_core.identity import IdentityKey
 from workflows.data.requests import DeletionRequest
-from workflows.ledger import Ledger, open_ledger, verify_ledger
+from workflows.deletions.ledger import Ledger, open_ledger, verify_ledger
 from workflows.storage import ObjectStore, open_store
 
 PER_SUBMISSION = 100_000
@@ -106,7 +106,7 @@ def reingest_figures(store: ObjectStore, folder: Path, num_rows: int) -> dict[st
     from workflows.data.snapshot import read_vocabulary
     from workflows.data.tombstones import add_tombstones, tombstones_of
     from workflows.ingest import import_dataset
-    from workflows.keys import KeysConfig
+    from workflows.key_files import KeysConfig
     from workflows.running.cluster import connected
 
     deleted = [f"user-{row}" for row in range(0, NUM_USERS, NUM_USERS // NUM_DELETED)]

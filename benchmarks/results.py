@@ -48,7 +48,7 @@ def quick(call: Measuring, cells: Sequence[Cell]) -> str:
     one after the other.
     """
     from workflows.cli.tables import format_table
-    from workflows.experiments.compare import summary_rows
+    from workflows.experiments.compare.compare import summary_rows
 
     texts = []
     for cell in cells:

@@ -24,7 +24,7 @@ class Runner:
     """What carries out jobs.
 
     Attributes:
-        compare: Carry out a job's comparison, as :func:`workflows.experiments.compare.compare` does.
+        compare: Carry out a job's comparison, as :func:`workflows.experiments.compare.compare.compare` does.
         has_results: Whether every run of a job's comparison has a result already.
         drop_results: Delete the results and the checkpoints of the named rows of a job's comparison.
     """
@@ -205,8 +205,8 @@ def drop_run(store: Any, result_key: str) -> None:
 def ray_runner(sources: dict[str, Path], storage: str) -> Runner:
     """Carry out jobs on Ray with results in a store; a data set is imported when it is first asked for."""
     from workflows.data.snapshot import current_snapshot_entry
-    from workflows.experiments.compare import compare
-    from workflows.experiments.grid import list_grid
+    from workflows.experiments.compare.compare import compare
+    from workflows.experiments.compare.grid import list_grid
     from workflows.ingest import IngestConfig, import_dataset
     from workflows.storage import StorageConfig, dataset_log, open_store, read_log
 

@@ -22,7 +22,7 @@ from results_words import (
 )
 
 from workflows.config.compare import ORIGINAL, RETRAIN
-from workflows.experiments.comparison import SummaryRow
+from workflows.experiments.compare.comparison import SummaryRow
 
 SEEDS_FOR_INTERVAL = 3
 FIGURE_TITLES = {

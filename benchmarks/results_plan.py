@@ -15,7 +15,7 @@ from tru_core.artifact import sha256_hex
 from tru_core.errors import ConfigError
 from tru_core.settings import Settings
 from tru_core.unlearning.ablations import ABLATIONS
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.tru.settings import TRUSettings
 from workflows.config.compare import ORIGINAL, RETRAIN, CompareMethod, ForgetConfig
 from workflows.config.job import JobConfig
 from workflows.config.parsing import parse

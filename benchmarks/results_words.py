@@ -11,7 +11,14 @@ from results_rows import Record, read_sheet, valid_rows
 
 from tru_core.errors import ConfigError
 from workflows.config.compare import ORIGINAL, RETRAIN
-from workflows.experiments.comparison import FigureSummary, RunFigures, SummaryRow, flat_residue, summarise, t_interval
+from workflows.experiments.compare.comparison import (
+    FigureSummary,
+    RunFigures,
+    SummaryRow,
+    flat_residue,
+    summarise,
+    t_interval,
+)
 
 JUDGED = {"test_recall20": "retained Recall@20", "forget_recall20": "forget Recall@20", "residue": "residue"}
 BEYOND = "residue_beyond"

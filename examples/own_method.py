@@ -13,9 +13,9 @@ from train_and_unlearn import NUM_USERS, make_world
 
 from tru_core import FitSettings, Method, evaluate, forget, make_request, train
 from tru_core.backbones import Backbone
+from tru_core.problem import Problem
 from tru_core.settings import Settings
 from tru_core.unlearning.method import Candidate, Tools, candidate_of
-from tru_core.unlearning.problem import Problem
 
 
 class ShrinkSettings(Settings):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from tru_core import TruError, verify_receipt
-from workflows.keys import read_public_key
+from workflows.key_files import read_public_key
 
 
 def main(receipt: Path, public_key: Path) -> int:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tests.worlds import Part, PlantedWorld, backbone_inputs, planted_world, shards_of
 from tru_core.audits.base import AuditCase, Shadow, System, Trainer, system_of
 from tru_core.audits.shadows import draw_members, shadow_train_pairs
 from tru_core.backbones import BACKBONES, Backbone
@@ -20,7 +19,8 @@ from tru_core.fit import FitSettings, fit, set_parameters
 from tru_core.graph import build_graph
 from tru_core.hashing import hash_keys
 from tru_core.interactions import Pairs, Request, make_request
-from tru_core.unlearning.problem import Problem, make_problem
+from tru_core.problem import Problem, make_problem
+from tru_core.testing.worlds import Part, PlantedWorld, backbone_inputs, planted_world, shards_of
 from tru_core.unlearning.rows import reset_subject_rows
 
 SCHEDULE = FitSettings(max_epochs=40, patience=1000, batch_size=512, learning_rate=0.02)

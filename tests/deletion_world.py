@@ -16,14 +16,14 @@ from tests.tiny_snapshot import item_id, user_id, write_tiny_snapshot
 from tru_core.artifact import sha256_hex, unpack_tensors
 from tru_core.collective import LocalCollective
 from tru_core.fit import FitSettings
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.tru.settings import TRUSettings
 from workflows.config.delete import DeleteConfig
 from workflows.config.job import BackboneConfig, JobConfig
 from workflows.config.unlearn import UnlearnConfig
 from workflows.data.snapshot import InteractionTable, SnapshotManifest, current_snapshot, read_interactions
+from workflows.deletions.ledger import Ledger, LedgerRequest, open_ledger
 from workflows.deletions.runner import run_deletions
-from workflows.keys import KeysConfig, load_identity_key, make_keys
-from workflows.ledger import Ledger, LedgerRequest, open_ledger
+from workflows.key_files import KeysConfig, load_identity_key, make_keys
 from workflows.models.publish import Version, current_version, read_versions
 from workflows.running import runs
 from workflows.running.results import Results

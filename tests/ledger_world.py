@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
-from tru_core.keys import IdentityKey
+from tru_core.identity import IdentityKey
 from workflows.config.ledger import LedgerConfig
 from workflows.data.requests import DeletionRequest, Kind
-from workflows.ledger import Ledger, open_ledger
+from workflows.deletions.ledger import Ledger, open_ledger
 from workflows.storage import ObjectStore
 
 KEY = IdentityKey(bytes(range(32)))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tests.near_valid import mutated, texts, values
 from tests.receipt_samples import SIGNING, receipts
 from tru_core.canonical import canonical_json
-from tru_core.dsse import sign_payload
 from tru_core.errors import TruError
+from tru_core.receipts.envelope import sign_payload
 
 _RECEIPT = receipts()[0]
 

@@ -19,11 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.s3_faults import CUT, DROP, DROP_ANSWER, FAIL_ANSWER, TWICE, Answer, Proxy, run_proxy
 from tru_core.errors import ConflictError, TruError
 from workflows.models.publish import publish_version, read_versions
 from workflows.storage import FileEntry, ObjectStore, StorageConfig, open_store
 from workflows.storage import s3 as storage_s3
+from workflows.testing.faults import CUT, DROP, DROP_ANSWER, FAIL_ANSWER, TWICE, Answer, Proxy, run_proxy
 
 FAULTS: list[str | Answer] = [
     DROP,

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tru_core.claims import STANDING_LIMITS
-from tru_core.keys import IdentityKey, SigningKey
-from tru_core.receipt import sign_batch
-from tru_core.statement import BatchStatement, ReceiptRequest
+from tru_core.identity import IdentityKey, SigningKey
+from tru_core.receipts.claims import STANDING_LIMITS
+from tru_core.receipts.receipt import sign_batch
+from tru_core.receipts.statement import BatchStatement, ReceiptRequest
 
 IDENTITY = IdentityKey(bytes(range(32)))
 SIGNING = SigningKey(b"s" * 32)

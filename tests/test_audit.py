@@ -15,29 +15,29 @@ import pytest
 import torch
 import yaml
 
-from tests.core.thread_workers import in_threads
 from tests.tiny_jobs import model_entry, tiny_job
 from tests.tiny_snapshot import write_tiny_snapshot
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core.artifact import sha256_hex
 from tru_core.audits.shadows import draw_members
 from tru_core.collective import Collective, LocalCollective
 from tru_core.errors import ConfigError, DataError, IntegrityError, MissingObjectError
 from tru_core.interactions import make_request
-from tru_core.unlearning.problem import make_problem
+from tru_core.problem import make_problem
+from tru_core.testing.threads import in_threads
+from tru_core.testing.worlds import Part, shards_of, tiny_world
 from workflows import cli
-from workflows.audits import audit as audit_module
-from workflows.audits.audit import audit, examine_alone, verdict_error
-from workflows.audits.gate import audit_batch
-from workflows.audits.grid import list_audit
-from workflows.audits.output import FORMATS, format_audits, to_table
-from workflows.audits.report import audit_page
-from workflows.audits.scope import scope_of
 from workflows.cli.audit import exit_code
 from workflows.config.job import JobConfig
 from workflows.data.snapshot import current_snapshot_entry
-from workflows.experiments.grid import Grid, list_grid, work_order
-from workflows.experiments.grid_runs import RunFunction, run_alone
+from workflows.experiments.audit import audit as audit_module
+from workflows.experiments.audit.audit import audit, examine_alone, verdict_error
+from workflows.experiments.audit.gate import audit_batch
+from workflows.experiments.audit.grid import list_audit
+from workflows.experiments.audit.output import FORMATS, format_audits, to_table
+from workflows.experiments.audit.report import audit_page
+from workflows.experiments.audit.scope import scope_of
+from workflows.experiments.compare.grid import Grid, list_grid, work_order
+from workflows.experiments.compare.grid_runs import RunFunction, run_alone
 from workflows.models.publish import publish_version
 from workflows.running import shadow_models
 from workflows.running.outcomes import newest_outcome
@@ -239,7 +239,7 @@ def test_shadow_models_of_another_draw_are_not_judged(store: LocalStore, tmp_pat
         stages=[],
         forget=job.forget,
     )
-    from workflows.audits.case import ExamineSettings, Kept, make_case
+    from workflows.experiments.audit.case import ExamineSettings, Kept, make_case
 
     original = Kept(name="Original", seed=0, model=original_entry(store, job))
     asked = ExamineSettings(original=original, candidate=original, shadows=swapped, seed=job.audit.seed)

@@ -35,8 +35,8 @@ from tests.wrong_inputs import (
 )
 from workflows.ingest import importer
 from workflows.running import cluster
-from workflows.storage.keys import ledger_payloads_prefix
 from workflows.storage.local import LocalStore
+from workflows.storage.object_keys import ledger_payloads_prefix
 
 NUMBER, LONG, MAIL, ITEM = "987654321", "7315936402718485129", "person.k77@example.invalid", 8123456789012345678
 DELETED = (NUMBER, LONG, MAIL, str(ITEM))

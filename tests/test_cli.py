@@ -19,8 +19,8 @@ from tests.tiny_snapshot import name_a_data_set, name_a_model, write_tiny_snapsh
 from tru_core.errors import AuditError, DataError, TruError
 from workflows import cli, ingest
 from workflows.cli import demo
-from workflows.experiments import compare
-from workflows.experiments.comparison import RunFigures, summarise, to_json
+from workflows.experiments.compare import compare
+from workflows.experiments.compare.comparison import RunFigures, summarise, to_json
 from workflows.ingest.raw_files import UnusedFile
 from workflows.running import cluster, private_ray, runs
 from workflows.running.outcomes import recorded
@@ -392,7 +392,7 @@ def test_compare_sweep_delete_and_demo_get_what_they_were_told(
             calls.append((job.model, path, is_asked)) or FIGURES
         )
     )
-    monkeypatch.setitem(sys.modules, "workflows.experiments.sweep", sweep)
+    monkeypatch.setitem(sys.modules, "workflows.experiments.sweep.sweep", sweep)
     monkeypatch.setitem(sys.modules, "workflows.deletions.runner", deletions)
     monkeypatch.setattr(compare, "compare", lambda job, *, outputs: calls.append((job.model, *outputs)) or FIGURES)
     monkeypatch.setattr(demo, "run_demo", lambda folder: calls.append((folder,)) or FIGURES)

@@ -225,7 +225,8 @@ def test_row_50_a_typo_in_the_job_file_is_named(terminal: Terminal, block: str, 
 
 
 def test_looking_at_requests_does_not_bring_the_training_code_along() -> None:
-    code = "import sys, workflows.cli, workflows.ledger.job, workflows.ledger.commands, workflows.cli.ledger_tables"
+    ours = "workflows.cli, workflows.cli.ledger_tables, workflows.deletions.ledger.commands"
+    code = f"import sys, {ours}"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print(*({{'torch', 'ray'}} & sys.modules.keys()))"],
         capture_output=True,

@@ -19,17 +19,17 @@ from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.collective import LocalCollective
 from tru_core.errors import ConfigError, NumericsError
 from tru_core.fit import TrainingState
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.tru.settings import TRUSettings
 from workflows.cli.tables import print_comparison
 from workflows.config.compare import CompareMethod, ForgetConfig
 from workflows.config.job import JobConfig
 from workflows.config.unlearn import UnlearnConfig
 from workflows.data.snapshot import current_snapshot_entry
-from workflows.experiments import compare as compare_module
-from workflows.experiments.compare import compare, first_error, summary_rows
-from workflows.experiments.comparison import to_table
-from workflows.experiments.grid import Grid, compared_methods, list_grid
-from workflows.experiments.grid_runs import run_alone
+from workflows.experiments.compare import compare as compare_module
+from workflows.experiments.compare.compare import compare, first_error, summary_rows
+from workflows.experiments.compare.comparison import to_table
+from workflows.experiments.compare.grid import Grid, compared_methods, list_grid
+from workflows.experiments.compare.grid_runs import run_alone
 from workflows.running.measuring import read_lists
 from workflows.running.outcomes import newest_outcome
 from workflows.running.runs import training_task

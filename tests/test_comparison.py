@@ -14,7 +14,7 @@ import pytest
 from tru_core.errors import ConfigError, NumericsError
 from tru_core.student import student_quantile
 from workflows.cli.tables import format_table
-from workflows.experiments.comparison import (
+from workflows.experiments.compare.comparison import (
     FIGURES,
     RunFigures,
     SummaryRow,

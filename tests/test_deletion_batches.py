@@ -26,7 +26,7 @@ from tests.deletion_world import (
 )
 from tests.tiny_snapshot import item_id, user_id, write_tiny_snapshot
 from tru_core.backbones import BACKBONES
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.tru.settings import TRUSettings
 from workflows import cli
 from workflows.config.job import BackboneConfig, JobConfig
 from workflows.config.unlearn import UnlearnConfig
@@ -40,7 +40,7 @@ from workflows.data.snapshot import (
     read_vocabulary,
     write_manifest,
 )
-from workflows.keys import make_keys
+from workflows.key_files import make_keys
 from workflows.models.publish import current_version, read_versions
 from workflows.running import runs
 from workflows.storage import ObjectStore, open_store, put_file

@@ -22,8 +22,8 @@ from workflows.config.job import JobConfig
 from workflows.data import deletion as snapshot_deletion
 from workflows.data.snapshot import current_snapshot
 from workflows.deletions import finish as deletion_finish
-from workflows.deletions import purge as purging
-from workflows.deletions import steps as deletion_steps
+from workflows.deletions.batches import purge as purging
+from workflows.deletions.batches import steps as deletion_steps
 from workflows.models.publish import current_version, read_versions
 from workflows.running import runs
 from workflows.running.results import Results

@@ -21,16 +21,16 @@ from tests.deletion_world import (
 )
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import AuditError, ConfigError, ConflictError, PolicyError
-from tru_core.receipt import verify_receipt
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.receipts.receipt import verify_receipt
+from tru_core.unlearning.tru.settings import TRUSettings
 from workflows.config.job import JobConfig
 from workflows.config.unlearn import UnlearnConfig
 from workflows.data.request_tables import parse_requests
 from workflows.data.snapshot import current_snapshot
-from workflows.deletions import plan as deletion_plan
+from workflows.deletions.batches import plan as deletion_plan
+from workflows.deletions.receipts.log import read_receipt
 from workflows.deletions.runner import run_deletions
-from workflows.keys import read_public_key
-from workflows.ledger.receipt_log import read_receipt
+from workflows.key_files import read_public_key
 from workflows.models.publish import current_version, read_versions
 from workflows.running import runs
 from workflows.running.results import Results
@@ -254,8 +254,8 @@ def test_a_refused_model_is_followed_by_the_next_of_the_policy(
     fallbacks: list[str],
     attempt: str,
 ) -> None:
-    monkeypatch.setattr("workflows.deletions.receipts._audits", lambda attempt: [])
-    monkeypatch.setattr("workflows.deletions.receipts._verdict", lambda attempt: None)
+    monkeypatch.setattr("workflows.deletions.receipts.issue._audits", lambda attempt: [])
+    monkeypatch.setattr("workflows.deletions.receipts.issue._verdict", lambda attempt: None)
     asking = with_policy(job, audit="required", on_refused=fallbacks)
     figures = delete(asking, tmp_path, *users(3), audit=audit_that_says(*verdicts))
     assert (figures["attempt"], figures["version"]) == (attempt, 2)

@@ -13,15 +13,15 @@ import pytest
 from tests.deletion_world import delete, ledger_of, make_job, policy, run_here, with_policy
 from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import AccessError, ConflictError, IntegrityError, PolicyError
-from tru_core.receipt import verify_receipt
+from tru_core.receipts.receipt import verify_receipt
 from workflows.config.job import JobConfig
 from workflows.data.snapshot import current_snapshot, manifest_files
 from workflows.deletions import runner as deletions
+from workflows.deletions.ledger import verify_ledger
+from workflows.deletions.receipts.log import read_receipt
 from workflows.deletions.runner import run_deletions, run_purge
 from workflows.ingest import import_dataset
-from workflows.keys import make_keys, read_public_key
-from workflows.ledger import verify_ledger
-from workflows.ledger.receipt_log import read_receipt
+from workflows.key_files import make_keys, read_public_key
 from workflows.models.publish import current_version, read_versions
 from workflows.models.versions import list_versions, roll_back
 from workflows.running import runs

@@ -19,7 +19,7 @@ from tests.deletion_world import (
     write_file,
 )
 from tests.ray_loops import loop_killed_while_deleting
-from tru_core.unlearning.algorithm_one import AlgorithmOneSettings
+from tru_core.unlearning.paper.algorithm_one import AlgorithmOneSettings
 from workflows.cli import main
 from workflows.config.unlearn import UnlearnConfig
 from workflows.data.snapshot import current_snapshot

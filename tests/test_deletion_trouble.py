@@ -21,8 +21,8 @@ from tests.tiny_snapshot import item_id, user_id
 from tru_core.errors import IntegrityError, NumericsError, TransientError, TruError
 from workflows.config.job import BackboneConfig, JobConfig
 from workflows.data.snapshot import current_snapshot, read_vocabulary
+from workflows.deletions.receipts.log import read_receipt
 from workflows.deletions.runner import run_deletions
-from workflows.ledger.receipt_log import read_receipt
 from workflows.models.publish import current_version, read_versions
 from workflows.running import runs
 from workflows.running.results import Results

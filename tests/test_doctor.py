@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.conftest import make_bucket
-from tests.s3_faults import Answer, run_proxy
 from tests.test_publish import MODEL, publish
 from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.errors import AccessError, IntegrityError, TruError
@@ -19,6 +18,7 @@ from workflows.storage import ObjectInfo, ObjectStore, StorageConfig, doctor, do
 from workflows.storage.doctor import diagnose, examine
 from workflows.storage.local import LocalStore
 from workflows.storage.s3 import S3Store
+from workflows.testing.faults import Answer, run_proxy
 
 COMMON = [
     "create-only, other content",

@@ -32,11 +32,11 @@ from workflows.data.snapshot import (
     read_vocabulary,
     write_manifest,
 )
+from workflows.deletions.ledger.actions import release
+from workflows.deletions.ledger.commands import submit
+from workflows.deletions.ledger.job import LedgerJob
+from workflows.deletions.receipts.log import read_receipt
 from workflows.deletions.runner import run_deletions
-from workflows.ledger.actions import release
-from workflows.ledger.commands import submit
-from workflows.ledger.job import LedgerJob
-from workflows.ledger.receipt_log import read_receipt
 from workflows.running import runs
 from workflows.storage import ObjectStore, open_store, put_file, vocabulary_key
 

@@ -13,7 +13,7 @@ import pytest
 from tests.ledger_world import KEY
 from tests.tiny_snapshot import name_a_model, write_tiny_snapshot
 from workflows import cli
-from workflows.ledger.drop_folder import Unread, find_request_files
+from workflows.deletions.ledger.drop_folder import Unread, find_request_files
 from workflows.storage.local import LocalStore
 
 HEADER = "request_id,kind,user_id,item_id\n"

@@ -28,12 +28,12 @@ from tests.near_valid_jobs import job_files
 from tests.near_valid_receipts import public_key_files, receipt_files
 from tests.receipt_samples import IDENTITY, SIGNING
 from tru_core.errors import ConfigError, TruError
-from tru_core.receipt import verify_receipt
+from tru_core.receipts.receipt import verify_receipt
 from workflows.config.job import load_job
-from workflows.keys import read_public_key
-from workflows.ledger.job import load_ledger_job
-from workflows.ledger.request_files import open_request_file
-from workflows.ledger.submission import subject_digests
+from workflows.deletions.ledger.job import load_ledger_job
+from workflows.deletions.ledger.request_files import open_request_file
+from workflows.deletions.ledger.submission import subject_digests
+from workflows.key_files import read_public_key
 from workflows.running import cluster, runs
 
 NUM_READERS = 4

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from tru_core.errors import TruError
 from workflows.data.known_ids import match_ids
+from workflows.deletions.ledger.request_files import open_request_file
 from workflows.ingest.blocks import read_ids
 from workflows.ingest.layouts import find_raw_data
 from workflows.ingest.raw_tables import read_tables
-from workflows.ledger.request_files import open_request_file
 from workflows.storage.local import LocalStore
 
 COLUMNS = ("request_id", "kind", "user_id", "item_id")

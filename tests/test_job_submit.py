@@ -24,8 +24,8 @@ from tests.tiny_model import make_job, publish_original
 from workflows.cli import main
 from workflows.config.job import JobConfig
 from workflows.data.request_tables import parse_requests
-from workflows.keys import load_identity_key, make_keys
-from workflows.ledger import open_ledger
+from workflows.deletions.ledger import open_ledger
+from workflows.key_files import load_identity_key, make_keys
 from workflows.models.publish import read_versions
 from workflows.running.outcomes import newest_outcome
 from workflows.storage import ObjectStore

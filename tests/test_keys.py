@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tru_core.errors import ConfigError, ConflictError
-from tru_core.keys import IdentityKey, SigningKey
+from tru_core.identity import IdentityKey, SigningKey
 from workflows.cli import main
-from workflows.keys import KeysConfig, load_identity_key, load_signing_key, make_keys, read_public_key
+from workflows.key_files import KeysConfig, load_identity_key, load_signing_key, make_keys, read_public_key
 
 SECRETS = ("identity.key", "signing.key")
 

@@ -18,9 +18,9 @@ from tests.ledger_world import (
     user_request,
 )
 from tru_core.errors import ConfigError, ConflictError, IntegrityError, MissingObjectError, PolicyError
-from tru_core.keys import IdentityKey
+from tru_core.identity import IdentityKey
 from workflows.config.ledger import LedgerConfig, Regulation
-from workflows.ledger import STATES, TRANSITIONS, Ledger, check_transition, open_ledger, verify_ledger
+from workflows.deletions.ledger import STATES, TRANSITIONS, Ledger, check_transition, open_ledger, verify_ledger
 from workflows.storage import ObjectStore, log_key
 from workflows.storage.local import LocalStore
 
@@ -519,7 +519,7 @@ def test_a_ledger_that_was_opened_long_ago_is_read_anew_when_its_snapshot_is_gon
 
 
 def test_many_changes_compact_by_themselves(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workflows.ledger.writing.COMPACT_AFTER_CHANGES", 20)
+    monkeypatch.setattr("workflows.deletions.ledger.writing.COMPACT_AFTER_CHANGES", 20)
     ledger = a_ledger(store)
     ledger.submit([user_request(n) for n in range(20)], source="test")
     assert any("/snapshots/" in key for key in objects(store))

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tru_core.errors import ConfigError, PolicyError
 from workflows.config.ledger import CCPA, GDPR, LedgerConfig, Regulation
-from workflows.ledger.deadlines import acknowledge_by, add_months, deadline_of, extended_deadline
+from workflows.deletions.ledger.deadlines import acknowledge_by, add_months, deadline_of, extended_deadline
 
 
 def at(text: str) -> datetime:

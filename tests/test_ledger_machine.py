@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.ledger_world import KEY, MODEL, NOW, Clock, a_ledger, request
 from tru_core.errors import ConflictError, MissingObjectError
 from workflows.data.requests import DeletionRequest
-from workflows.ledger import STATES, TRANSITIONS, Ledger, LedgerRequest, verify_ledger
-from workflows.ledger.states import DONE_STATES, OPEN_STATES
+from workflows.deletions.ledger import STATES, TRANSITIONS, Ledger, LedgerRequest, verify_ledger
+from workflows.deletions.ledger.states import DONE_STATES, OPEN_STATES
 from workflows.storage.local import LocalStore
 
 WRITERS = st.sampled_from([0, 1])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.ledger_world import KEY, MODEL, SECRET, a_ledger, user_request
 from tru_core.errors import ConfigError, IntegrityError, TruError
-from workflows.ledger import verify_ledger
-from workflows.ledger.entries import MAX_INLINE_CHANGES
+from workflows.deletions.ledger import verify_ledger
+from workflows.deletions.ledger.entries import MAX_INLINE_CHANGES
 from workflows.storage import ObjectStore, canonical_json, log_key
 from workflows.storage.chain import Link, append, list_chain, read_chain
 from workflows.storage.local import LocalStore

@@ -156,8 +156,8 @@ def test_a_receipt_is_not_checked_against_a_storage_that_is_not_there(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workflows.cli.receipts._read_receipt_file", lambda path: b"")
-    monkeypatch.setattr("workflows.keys.read_public_key", lambda path: None)
-    monkeypatch.setattr("tru_core.receipt.verify_receipt", lambda body, **_: None)
+    monkeypatch.setattr("workflows.key_files.read_public_key", lambda path: None)
+    monkeypatch.setattr("tru_core.receipts.receipt.verify_receipt", lambda body, **_: None)
     assert "/nothere" in world.refused("verify r.json --public-key k.pub --storage nothere")
 
 
@@ -314,8 +314,8 @@ def test_a_model_that_was_never_trained_is_no_empty_ledger(world: World) -> None
 def test_a_storage_that_is_there_and_has_no_request_yet_is_no_error(
     command: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workflows.deletions.choice.deferred_and_due", lambda *_, **__: 0)
-    monkeypatch.setattr("workflows.deletions.choice.read_versions", lambda *_: [])
+    monkeypatch.setattr("workflows.deletions.batches.choice.deferred_and_due", lambda *_, **__: 0)
+    monkeypatch.setattr("workflows.deletions.batches.choice.read_versions", lambda *_: [])
     monkeypatch.setattr("workflows.models.versions.read_versions", lambda *_: [])
     code, found = world.run(f"{command} --job {{job}}")
     assert (code, found["storage"]) == (0, world.store.url)

@@ -24,24 +24,24 @@ from tru_core.collective import LocalCollective
 from tru_core.errors import ConfigError, IntegrityError
 from tru_core.fit import TrainingState, parameter_values, set_parameters
 from tru_core.interactions import positions_of
-from tru_core.receipt import verify_receipt
+from tru_core.problem import Problem
+from tru_core.receipts.receipt import verify_receipt
 from tru_core.settings import Settings
 from tru_core.unlearning.method import Candidate, Method, Tools, candidate_of
 from tru_core.unlearning.methods import METHODS
-from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.rows import fresh_seed, reset_subject_rows
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.tru.settings import TRUSettings
 from workflows.config.job import JobConfig
 from workflows.config.parsing import parse
 from workflows.config.unlearn import UnlearnConfig
 from workflows.data.snapshot import current_snapshot_entry
-from workflows.deletions.attempts import Attempt, attempt_names
-from workflows.deletions.plan import BatchPlan
+from workflows.deletions.batches.attempts import Attempt, attempt_names
+from workflows.deletions.batches.plan import BatchPlan
+from workflows.deletions.receipts.log import read_receipt
 from workflows.deletions.runner import run_deletions
-from workflows.experiments.grid import compared_stage, list_grid
-from workflows.experiments.trials import list_trials, run_trial, trial_stage
-from workflows.keys import read_public_key
-from workflows.ledger.receipt_log import read_receipt
+from workflows.experiments.compare.grid import compared_stage, list_grid
+from workflows.experiments.sweep.trials import list_trials, run_trial, trial_stage
+from workflows.key_files import read_public_key
 from workflows.models.publish import current_version
 from workflows.running import runs
 from workflows.running.results import read_result

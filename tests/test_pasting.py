@@ -17,9 +17,9 @@ from tests.ledger_world import KEY, a_ledger, user_request
 from tests.tiny_snapshot import name_a_data_set, name_a_model
 from workflows import cli
 from workflows.cli.pasting import complete_figures, complete_text
+from workflows.deletions.ledger.commands import explain
+from workflows.deletions.ledger.job import load_ledger_job
 from workflows.ingest.settings import IN_SETTINGS, ColumnNames, IngestConfig, settings_help
-from workflows.ledger.commands import explain
-from workflows.ledger.job import load_ledger_job
 from workflows.storage import StorageConfig, open_store
 from workflows.storage.commands import doctor_command, result_command
 from workflows.storage.local import LocalStore

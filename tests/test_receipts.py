@@ -16,15 +16,15 @@ from tests.receipt_samples import IDENTITY, SIGNING, nonces, requests, signed_re
 from tests.tiny_snapshot import item_id, user_id, write_tiny_snapshot
 from tru_core.collective import LocalCollective
 from tru_core.errors import IntegrityError
-from tru_core.keys import IdentityKey, IdentityKind
-from tru_core.receipt import NO_CHAIN, NO_FILES, NO_SUBJECT
-from tru_core.statement import BatchStatement, ReceiptRequest
+from tru_core.identity import IdentityKey, IdentityKind
+from tru_core.receipts.receipt import NO_CHAIN, NO_FILES, NO_SUBJECT
+from tru_core.receipts.statement import BatchStatement, ReceiptRequest
 from workflows.cli import main
 from workflows.data.deletion import write_snapshot_without
 from workflows.data.snapshot import current_snapshot_entry, read_interactions
-from workflows.keys import KeysConfig, load_identity_key, load_signing_key, make_keys
-from workflows.ledger import receipt_log
-from workflows.ledger.receipt_log import issue_receipts, read_issued, read_receipt
+from workflows.deletions.receipts import log as receipt_log
+from workflows.deletions.receipts.log import issue_receipts, read_issued, read_receipt
+from workflows.key_files import KeysConfig, load_identity_key, load_signing_key, make_keys
 from workflows.models.model_record import code_state, data_state, model_state
 from workflows.models.publish import publish_version
 from workflows.storage import FileEntry, ObjectStore

@@ -15,7 +15,7 @@ from tests.ledger_world import SECRET
 from tru_core.errors import TruError
 from workflows.data import request_parquet
 from workflows.data.requests import DeletionRequest, names_its_subject, text_names_subject
-from workflows.ledger.request_files import open_request_file
+from workflows.deletions.ledger.request_files import open_request_file
 
 ROWS = [
     {"request_id": "r1", "kind": "user", "user_id": "7", "item_id": "", "received_time": "2026-03-01T09:30:00Z"},
@@ -481,7 +481,7 @@ def test_a_name_that_could_steer_a_terminal_is_shown_harmlessly(tmp_path: Path) 
 
 
 def test_reading_request_files_brings_no_ray_along() -> None:
-    code = "import sys, workflows.ledger.drop_folder; print('ray' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, workflows.deletions.ledger.drop_folder; print('ray' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

@@ -59,7 +59,7 @@ class Mute(Trial):
 def test_no_judge_is_content_with_a_program_that_does_nothing_or_refuses_all(
     key: str, exit_code: int, tmp_path: Path
 ) -> None:
-    from workflows.keys import make_keys
+    from workflows.key_files import make_keys
 
     entry = {"expect": {"exit": "0, 2, 3 or 4"}, "files": [f"{key}.csv"], "command": [""]}
     place = Place(tmp_path)
@@ -81,7 +81,7 @@ def test_no_judge_is_content_with_a_program_that_does_nothing_or_refuses_all(
     ],
 )
 def test_what_no_case_may_do_is_seen_in_any_case(said: Said, problem: str, tmp_path: Path) -> None:
-    from workflows.keys import make_keys
+    from workflows.key_files import make_keys
 
     entry = {"expect": {"exit": "0, 2 or 3"}, "files": ["requests/exponent_ids.csv"], "command": [""]}
     place = Place(tmp_path)

@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import make_bucket
-from tests.s3_faults import (
+from tru_core.errors import AccessError, ConfigError, MissingObjectError, TransientError, TruError
+from workflows.storage import LogEntry, StorageConfig, append_log_entry, open_store, put_file, read_log
+from workflows.storage import s3 as storage_s3
+from workflows.storage.config import check_endpoint
+from workflows.storage.s3 import MAX_ATTEMPTS, S3Store
+from workflows.testing.faults import (
     CUT,
     DROP,
     DROP_ANSWER,
@@ -25,11 +30,6 @@ from tests.s3_faults import (
     Proxy,
     run_proxy,
 )
-from tru_core.errors import AccessError, ConfigError, MissingObjectError, TransientError, TruError
-from workflows.storage import LogEntry, StorageConfig, append_log_entry, open_store, put_file, read_log
-from workflows.storage import s3 as storage_s3
-from workflows.storage.config import check_endpoint
-from workflows.storage.s3 import MAX_ATTEMPTS, S3Store
 
 SLOW_DOWN = Answer(503, "SlowDown")
 PATIENCE_SECONDS = 20  # far above the limits that the tests set, for a busy machine

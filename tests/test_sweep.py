@@ -12,15 +12,15 @@ from ray import tune
 
 from tests.tiny_model import JOB, make_job, publish_original
 from tru_core.errors import ConfigError, ConflictError, NumericsError
-from tru_core.unlearning.problem import candidate_score
-from tru_core.unlearning.stop_rule import Statistics
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.problem import candidate_score
+from tru_core.unlearning.tru.settings import TRUSettings
+from tru_core.unlearning.tru.stop_rule import Statistics
 from workflows.cli.tables import print_sweep
 from workflows.config.job import load_job
 from workflows.data.snapshot import current_snapshot_entry
-from workflows.experiments.job_file import job_text, write_job_file
-from workflows.experiments.sweep import best_of, sweep
-from workflows.experiments.trials import list_trials, run_trial, trial_stage
+from workflows.experiments.sweep.job_file import job_text, write_job_file
+from workflows.experiments.sweep.sweep import best_of, sweep
+from workflows.experiments.sweep.trials import list_trials, run_trial, trial_stage
 from workflows.models.publish import current_version, read_versions
 from workflows.running.outcomes import newest_outcome
 from workflows.storage import read_json, run_prefix

@@ -12,7 +12,7 @@ from tests.ingest_sources import FIRST_USER, interactions, write_tru
 from tests.ledger_world import KEY, NOW, SECRET, request
 from tests.tiny_snapshot import item_id, user_id, write_tiny_snapshot
 from tru_core.errors import ConfigError, IntegrityError
-from tru_core.keys import IdentityKey
+from tru_core.identity import IdentityKey
 from workflows.data.requests import DeletionRequest
 from workflows.data.snapshot import (
     SnapshotManifest,
@@ -31,7 +31,7 @@ from workflows.data.tombstones import (
     tombstones_of,
 )
 from workflows.ingest import IngestConfig, import_dataset
-from workflows.keys import KeysConfig
+from workflows.key_files import KeysConfig
 from workflows.storage import ObjectStore
 from workflows.storage.local import LocalStore
 

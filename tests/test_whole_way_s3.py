@@ -8,8 +8,8 @@ import pytest
 from tests.tiny_jobs import comparison_task, flat, tiny_job
 from tests.tiny_snapshot import write_tiny_snapshot
 from tru_core.collective import LocalCollective
-from workflows.experiments import grid_runs
-from workflows.experiments.compare import compare
+from workflows.experiments.compare import grid_runs
+from workflows.experiments.compare.compare import compare
 from workflows.models.publish import read_versions
 from workflows.running import runs
 from workflows.running.outcomes import newest_outcome
@@ -57,7 +57,7 @@ def test_the_whole_way_on_s3_and_again(
     alone = TaskRun(comparison_task(store, tiny_job(store.url, tmp_path)), LocalCollective()).run()
     systems = {run["method"]: run["figures"] for run in compared["runs"]}
     for name, row in ROWS.items():
-        assert metrics(systems[row]) == pytest.approx(metrics(runs.plain_figures(alone[name])), rel=1e-9)
+        assert metrics(systems[row]) == pytest.approx(metrics(alone[name].plain_figures()), rel=1e-9)
     assert metrics(unlearned) == pytest.approx(metrics(systems["TRU"]), rel=1e-9)
 
     keys = [info.key for info in seaweed_store.list("")]

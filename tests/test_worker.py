@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.thread_workers import in_threads
 from tests.gloo_workers import in_processes
 from tests.tiny_jobs import COMPARISON, FIT_EPOCHS, comparison_task, flat, model_entry, tiny_job, without_seconds
 from tests.tiny_snapshot import write_tiny_snapshot
@@ -20,14 +19,15 @@ from tru_core.artifact import pack_tensors, sha256_hex
 from tru_core.collective import Collective, LocalCollective
 from tru_core.errors import AuditError, ConfigError, DataError, IntegrityError, TruError
 from tru_core.fit import TrainingState
+from tru_core.testing.threads import in_threads
 from workflows.running import stages
 from workflows.running.checkpoints import list_checkpoints, read_newest_checkpoint, write_checkpoint
 from workflows.running.results import Results
 from workflows.running.stages import OnProgress
 from workflows.running.worker import TaskRun, ignore_progress
 from workflows.storage import FileEntry, canonical_json, model_log, put_file, read_json, run_prefix, write_json
-from workflows.storage.keys import run_about_key
 from workflows.storage.local import LocalStore
+from workflows.storage.object_keys import run_about_key
 from workflows.storage.state_files import StateManifest, parse_state_manifest, read_state, write_state
 from workflows.tasks import RequestRows, WorkerTask
 

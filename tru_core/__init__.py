@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from tru_core.fit import FitSettings
     from tru_core.interactions import make_request
     from tru_core.one_process import Dataset, forget, make_dataset, train
-    from tru_core.receipt import verify_receipt
+    from tru_core.problem import evaluate
+    from tru_core.receipts.receipt import verify_receipt
     from tru_core.unlearning.method import Method
     from tru_core.unlearning.methods import METHODS
-    from tru_core.unlearning.problem import evaluate
 
 _HOMES = {
     "BACKBONES": "tru_core.backbones",
@@ -39,12 +39,12 @@ _HOMES = {
     "FitSettings": "tru_core.fit",
     "Method": "tru_core.unlearning.method",
     "TruError": "tru_core.errors",
-    "evaluate": "tru_core.unlearning.problem",
+    "evaluate": "tru_core.problem",
     "forget": "tru_core.one_process",
     "make_dataset": "tru_core.one_process",
     "make_request": "tru_core.interactions",
     "train": "tru_core.one_process",
-    "verify_receipt": "tru_core.receipt",
+    "verify_receipt": "tru_core.receipts.receipt",
 }
 
 __all__ = [

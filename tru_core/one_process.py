@@ -18,10 +18,10 @@ from tru_core.errors import ConfigError, DataError
 from tru_core.fit import FitSettings, fit
 from tru_core.graph import ItemNeighbours, build_graph
 from tru_core.interactions import IntArray, Pairs, Request, Shard, make_pairs
+from tru_core.problem import Outcome, Problem, make_problem, measure
 from tru_core.settings import Settings
 from tru_core.unlearning.method import Candidate, Method, Tools, run_method
 from tru_core.unlearning.methods import METHODS
-from tru_core.unlearning.problem import Outcome, Problem, make_problem, measure
 
 _BLOCK_ITEMS = 1024
 _ALONE = LocalCollective()

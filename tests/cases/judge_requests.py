@@ -8,8 +8,8 @@ from pathlib import Path
 from tests.cases.reading import held, outcomes, places_named, says_unchanged, store_of
 from tests.cases.worlds import Trial
 from workflows.data.tombstones import read_tombstones
-from workflows.keys import KeysConfig, load_identity_key
-from workflows.storage.keys import ledger_payloads_prefix
+from workflows.key_files import KeysConfig, load_identity_key
+from workflows.storage.object_keys import ledger_payloads_prefix
 
 _UNKNOWN = re.compile(r"unknown|not (?:known|in the data set|held)|does not (?:know|hold|have)|no id of", re.IGNORECASE)
 _DROP_FOLDER = {

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from tests.cases.worlds import Trial
 from tru_core.errors import MissingObjectError
 from workflows.data.snapshot import SnapshotManifest, current_snapshot, read_interactions, read_vocabulary
-from workflows.keys import KeysConfig, load_identity_key
-from workflows.ledger import open_ledger
+from workflows.deletions.ledger import open_ledger
+from workflows.key_files import KeysConfig, load_identity_key
 from workflows.storage.local import LocalStore
 
 _PLACES = re.compile(r"\b(?:lines?|rows?|requests?)\s+((?:\d+(?:\s*(?:,|and|to|-|–)\s*)?)+)", re.IGNORECASE)

@@ -6,10 +6,10 @@ Write them anew, after a change that is meant: ``.venv/bin/python -m tests.core.
 import json
 from pathlib import Path
 
-from tests.core.models import batches_of, build_model, train_graph
-from tests.worlds import shards_of, tiny_world
 from tru_core.backbones import BACKBONES
 from tru_core.fit import make_adam, train_step
+from tru_core.testing.models import batches_of, build_model, train_graph
+from tru_core.testing.worlds import shards_of, tiny_world
 
 STORED = Path(__file__).with_name("golden_losses.json")
 NUM_STEPS = 5

@@ -1,5 +1,6 @@
 """Unlearning methods on the tiny trained Original, for every test that runs one by its name."""
 
+from tru_core.problem import Problem
 from tru_core.settings import Settings
 from tru_core.testing.originals import (
     FIT,
@@ -12,12 +13,11 @@ from tru_core.testing.originals import (
     whole,
 )
 from tru_core.testing.worlds import Part
+from tru_core.unlearning.baselines.rec_eraser import RecEraserSettings
+from tru_core.unlearning.baselines.sisa import SISASettings
+from tru_core.unlearning.baselines.ultra_re import UltraRESettings
 from tru_core.unlearning.method import Candidate, run_method
 from tru_core.unlearning.methods import METHODS
-from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.rec_eraser import RecEraserSettings
-from tru_core.unlearning.sisa import SISASettings
-from tru_core.unlearning.ultra_re import UltraRESettings
 
 __all__ = [
     "FIT",

@@ -10,20 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE, build_model, fitted, problem_of
 from tests.core.test_fit import assert_same, stored
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core.backbones import Backbone
 from tru_core.errors import AuditError, ConfigError, NumericsError, PolicyError
 from tru_core.fit import FitSettings, TrainingState, fit, parameter_values, pool_for, set_parameters, train_batches
 from tru_core.interactions import Request, make_request, select
+from tru_core.problem import Problem, candidate_score, evaluate, make_problem
 from tru_core.sampling import Batch, iterate_batches, plan_epoch
-from tru_core.unlearning import algorithm_one, targeting
-from tru_core.unlearning.algorithm_one import AlgorithmOneSettings, mean_gradient_norms, reverse_step
-from tru_core.unlearning.algorithm_one import algorithm_one as unlearn
-from tru_core.unlearning.problem import Problem, candidate_score, evaluate, make_problem
+from tru_core.testing.models import ALONE, build_model, fitted, problem_of
+from tru_core.testing.worlds import Part, shards_of, tiny_world
+from tru_core.unlearning.paper import algorithm_one, targeting
+from tru_core.unlearning.paper.algorithm_one import AlgorithmOneSettings, mean_gradient_norms, reverse_step
+from tru_core.unlearning.paper.algorithm_one import algorithm_one as unlearn
+from tru_core.unlearning.paper.targeting import Targeting
 from tru_core.unlearning.rows import reset_subject_rows, subjects_removed
-from tru_core.unlearning.targeting import Targeting
 
 USERS, ITEMS = np.array([2, 9, 17]), np.array([4, 11])
 FUSION = "project.visual.weight"

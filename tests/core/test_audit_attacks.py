@@ -19,7 +19,7 @@ from tru_core.audits.optimizer_state import OPTIMIZER_STATE
 from tru_core.audits.relearning import RELEARNING
 from tru_core.audits.residue import RESIDUE
 from tru_core.interactions import make_request
-from tru_core.unlearning.residue import make_probe
+from tru_core.measures.residue import make_probe
 
 NUM_NEW_SEEDS = 4
 

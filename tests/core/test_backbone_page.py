@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.core.models import ALONE, batches_of, build_model, builder, fitted, problem_of, train_graph
-from tests.core.thread_workers import in_threads
-from tests.worlds import Part, World, shards_of, tiny_world
 from tru_core.backbones import BACKBONES, Backbone
 from tru_core.collective import Collective
 from tru_core.fit import FitSettings
 from tru_core.interactions import make_request
+from tru_core.problem import measure
 from tru_core.testing import BackboneContract
+from tru_core.testing.models import ALONE, batches_of, build_model, builder, fitted, problem_of, train_graph
+from tru_core.testing.threads import in_threads
+from tru_core.testing.worlds import Part, World, shards_of, tiny_world
 from tru_core.unlearning.method import Tools, run_method
 from tru_core.unlearning.methods import METHODS
-from tru_core.unlearning.problem import measure
-from tru_core.unlearning.tru import unlearn
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.tru.method import unlearn
+from tru_core.unlearning.tru.settings import TRUSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "write-your-own-backbone.md"
 FIT = FitSettings(max_epochs=3, patience=3, batch_size=32, learning_rate=0.05)

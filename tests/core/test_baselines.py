@@ -20,16 +20,16 @@ from tests.core.methods import (
     trained_values,
     whole,
 )
-from tests.core.models import build_model, problem_of
 from tru_core.fit import TrainingState, fit, parameter_values
 from tru_core.interactions import Regime, make_request
 from tru_core.testing import MethodContract
-from tru_core.unlearning.gradient_ascent import GradientAscentSettings
+from tru_core.testing.models import build_model, problem_of
+from tru_core.unlearning.baselines.gradient_ascent import GradientAscentSettings
+from tru_core.unlearning.baselines.mmrecun import MMRecUnSettings
+from tru_core.unlearning.baselines.repair_only import RepairOnlySettings
 from tru_core.unlearning.method import run_method
 from tru_core.unlearning.methods import METHODS
-from tru_core.unlearning.mmrecun import MMRecUnSettings
 from tru_core.unlearning.passes import plan_forget
-from tru_core.unlearning.repair_only import RepairOnlySettings
 
 every_regime = pytest.mark.parametrize("regime", REGIMES)
 

@@ -7,10 +7,11 @@ import pytest
 from pydantic import ValidationError
 
 from tests.receipt_samples import SIGNING, receipts, statement, statement_values
-from tru_core import claims, receipt, receipt_text
-from tru_core.claims import CLAIM_TEXTS, STANDING_LIMITS, Claim, claim_for, claim_text, find_forbidden_word
 from tru_core.errors import IntegrityError
-from tru_core.receipt import verify_receipt
+from tru_core.receipts import claims, receipt
+from tru_core.receipts import words as receipt_text
+from tru_core.receipts.claims import CLAIM_TEXTS, STANDING_LIMITS, Claim, claim_for, claim_text, find_forbidden_word
+from tru_core.receipts.receipt import verify_receipt
 
 APPROXIMATE = [word for word in CLAIM_TEXTS if word.startswith("approximate")]
 

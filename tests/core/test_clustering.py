@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE
-from tests.core.thread_workers import in_threads
 from tru_core.collective import Collective
 from tru_core.errors import DataError, NumericsError
 from tru_core.hashing import hash_uniform
 from tru_core.interactions import IntArray
-from tru_core.unlearning.clustering import (
+from tru_core.testing.models import ALONE
+from tru_core.testing.threads import in_threads
+from tru_core.unlearning.baselines.clustering import (
     balanced_assignment,
     balanced_kmeans,
     first_centroids,

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE, build_model, train_graph
-from tests.core.thread_workers import in_threads
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core.backbones import BACKBONES
 from tru_core.collective import Collective
 from tru_core.errors import DataError, NumericsError
 from tru_core.fit import parameter_values
 from tru_core.hashing import hash_uniform, text_key
 from tru_core.interactions import select
-from tru_core.unlearning import diagnostics
-from tru_core.unlearning.diagnostics import TopLists, branch_cka, layer_shift, linear_cka, list_distance, top_lists
+from tru_core.measures import diagnostics
+from tru_core.measures.diagnostics import TopLists, branch_cka, layer_shift, linear_cka, list_distance, top_lists
+from tru_core.testing.models import ALONE, build_model, train_graph
+from tru_core.testing.threads import in_threads
+from tru_core.testing.worlds import Part, shards_of, tiny_world
 
 
 @pytest.fixture(scope="module")

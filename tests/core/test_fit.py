@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import batches_of, build_model, fitted, train_graph
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core import fit as fit_module
 from tru_core.artifact import pack_tensors, unpack_tensors
 from tru_core.backbones import Backbone
@@ -27,6 +25,8 @@ from tru_core.fit import (
 from tru_core.graph import Graph
 from tru_core.interactions import make_pairs
 from tru_core.sampling import Batch
+from tru_core.testing.models import batches_of, build_model, fitted, train_graph
+from tru_core.testing.worlds import Part, shards_of, tiny_world
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.core.thread_workers import in_threads
-from tests.worlds import shards_of, tiny_world
 from tru_core.collective import Collective, LocalCollective
 from tru_core.errors import ConfigError, DataError
 from tru_core.forget_sets import Selection, sample_request, split_request
@@ -21,6 +19,8 @@ from tru_core.interactions import (
     positions_of,
     split_by_request,
 )
+from tru_core.testing.threads import in_threads
+from tru_core.testing.worlds import shards_of, tiny_world
 
 ALONE = LocalCollective()
 DRAWS: list[tuple[Regime, Selection]] = [

@@ -11,9 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE, batches_of, build_model, train_graph
-from tests.core.thread_workers import in_threads
-from tests.worlds import Part, World, backbone_inputs, shards_of, tiny_world
 from tru_core.backbones import FREEDOM, MGCN, Backbone, ItemFeatures
 from tru_core.backbones.freedom import FREEDOMSettings, normalise_weights, prune_edges
 from tru_core.collective import Collective
@@ -22,6 +19,9 @@ from tru_core.graph import Graph, build_graph
 from tru_core.hashing import hash_uniform, text_key
 from tru_core.interactions import Shard, make_pairs, select
 from tru_core.sampling import Batch
+from tru_core.testing.models import ALONE, batches_of, build_model, train_graph
+from tru_core.testing.threads import in_threads
+from tru_core.testing.worlds import Part, World, backbone_inputs, shards_of, tiny_world
 
 Edges = set[tuple[int, int]]
 ODD_NAMES = [("visual",), ("visual", "text"), ("Zebra-9", "0", "schön")]

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.worlds import shards_of, tiny_world
 from tru_core.collective import LocalCollective
 from tru_core.graph import (
     ItemNeighbours,
@@ -24,6 +23,7 @@ from tru_core.graph import (
     with_values,
 )
 from tru_core.interactions import Shard, make_pairs, select
+from tru_core.testing.worlds import shards_of, tiny_world
 
 ALONE = LocalCollective()
 

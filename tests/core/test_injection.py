@@ -9,9 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE, small_settings
-from tests.core.thread_workers import in_threads
-from tests.worlds import Part, World, backbone_inputs, shards_of, tiny_world
 from tru_core.audits.base import System
 from tru_core.audits.binomial import alarm_threshold, chance_of_at_least, chance_of_at_most, rate_interval
 from tru_core.audits.injection import (
@@ -29,7 +26,10 @@ from tru_core.collective import Collective
 from tru_core.errors import ConfigError, DataError
 from tru_core.fit import FitSettings, fit
 from tru_core.interactions import Pairs, make_pairs, make_request
-from tru_core.unlearning.problem import Problem, make_problem
+from tru_core.problem import Problem, make_problem
+from tru_core.testing.models import ALONE, small_settings
+from tru_core.testing.threads import in_threads
+from tru_core.testing.worlds import Part, World, backbone_inputs, shards_of, tiny_world
 
 USERS = PlantingSettings(regime="user", num_probes=60, users_per_pair=6, pairs_per_user=5)
 INTERACTIONS = PlantingSettings(regime="interaction", num_probes=80)

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.worlds import shards_of, tiny_world
 from tru_core.collective import LocalCollective
 from tru_core.errors import DataError
 from tru_core.interactions import (
@@ -20,6 +19,7 @@ from tru_core.interactions import (
     split_by_request,
     without_subjects,
 )
+from tru_core.testing.worlds import shards_of, tiny_world
 
 ALONE = LocalCollective()
 SOME_PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), max_size=40)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tru_core.errors import NumericsError
-from tru_core.unlearning.interventions import branch_scale, gate_gradient, select_modules
+from tru_core.unlearning.paper.interventions import branch_scale, gate_gradient, select_modules
 
 ENERGY = st.floats(0, 1e6, allow_nan=False)
 BAD = [math.nan, math.inf, -1e-9]

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.models import ALONE, problem_of
-from tests.core.thread_workers import in_threads
-from tests.worlds import shards_of, tiny_world
 from tru_core.collective import Collective
 from tru_core.graph import build_graph
 from tru_core.interactions import Pairs, Request, make_pairs, make_request
-from tru_core.unlearning import item_cf
-from tru_core.unlearning.item_cf import item_cf_ranks
-from tru_core.unlearning.problem import Problem
+from tru_core.problem import Problem
+from tru_core.testing.models import ALONE, problem_of
+from tru_core.testing.threads import in_threads
+from tru_core.testing.worlds import shards_of, tiny_world
+from tru_core.unlearning.tru import item_cf
+from tru_core.unlearning.tru.item_cf import item_cf_ranks
 
 NUM_USERS, NUM_ITEMS = 40, 30
 

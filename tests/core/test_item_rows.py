@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.models import build_model, fitted, problem_of
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core.audits.injection import PlantingSettings, plant
 from tru_core.backbones import Backbone
 from tru_core.collective import LocalCollective
 from tru_core.fit import FitSettings, parameter_values, set_parameters, validation_recall
 from tru_core.interactions import make_request
-from tru_core.unlearning import item_rows
-from tru_core.unlearning.item_rows import predict_item_rows, replace_item_rows, touched_items
-from tru_core.unlearning.problem import Problem
+from tru_core.problem import Problem
+from tru_core.testing.models import build_model, fitted, problem_of
+from tru_core.testing.worlds import Part, shards_of, tiny_world
 from tru_core.unlearning.rows import reset_subject_rows
+from tru_core.unlearning.tru import item_rows
+from tru_core.unlearning.tru.item_rows import predict_item_rows, replace_item_rows, touched_items
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.models import batches_of, build_model, train_graph
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core.backbones import MGCN, BackboneInputs, LightGCN
 from tru_core.errors import ConfigError
+from tru_core.testing.models import batches_of, build_model, train_graph
+from tru_core.testing.worlds import Part, shards_of, tiny_world
 
 
 @pytest.fixture(scope="module")

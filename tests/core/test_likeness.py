@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import build_model, problem_of
-from tests.worlds import shards_of, tiny_world
 from tru_core.collective import LocalCollective
 from tru_core.interactions import make_request
-from tru_core.unlearning.likeness import GAP, HeldOut, draw_pairs, held_out_likeness, likeness, never_together
-from tru_core.unlearning.matching import Values, chance_above
-from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.residue import NUM_STRATA, Contrast, RowPairs, pair_source
+from tru_core.measures.residue import NUM_STRATA, Contrast, RowPairs, pair_source
+from tru_core.problem import Problem
+from tru_core.testing.models import build_model, problem_of
+from tru_core.testing.worlds import shards_of, tiny_world
+from tru_core.unlearning.tru.likeness import GAP, HeldOut, draw_pairs, held_out_likeness, likeness, never_together
+from tru_core.unlearning.tru.matching import Values, chance_above
 
 ALONE = LocalCollective()
 

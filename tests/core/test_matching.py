@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE
-from tests.core.thread_workers import in_threads
 from tru_core.collective import Collective
 from tru_core.hashing import hash_below, hash_uniform, text_key
-from tru_core.unlearning.matching import Values, chance_above, matched_distance, matched_targets
+from tru_core.testing.models import ALONE
+from tru_core.testing.threads import in_threads
+from tru_core.unlearning.tru.matching import Values, chance_above, matched_distance, matched_targets
 
 
 def values_of(

@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import batches_of, build_model, train_graph
-from tests.worlds import Part, World, backbone_inputs, shards_of, tiny_world
 from tru_core.backbones import MGCN, Backbone, ItemFeatures
 from tru_core.backbones.base import check_modalities
 from tru_core.backbones.mgcn import MGCNSettings
@@ -18,6 +16,8 @@ from tru_core.errors import ConfigError
 from tru_core.graph import build_graph
 from tru_core.sampling import Batch
 from tru_core.settings import Settings
+from tru_core.testing.models import batches_of, build_model, train_graph
+from tru_core.testing.worlds import Part, World, backbone_inputs, shards_of, tiny_world
 
 ODD_NAMES = [("visual",), ("visual", "text"), ("Zebra-9", "0", "schön")]
 

@@ -10,9 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE, batches_of, build_model, train_graph
-from tests.core.thread_workers import Differentiable, in_threads
-from tests.worlds import World, backbone_inputs, shards_of, tiny_world
 from tru_core.backbones import MIGGT, Backbone, ItemFeatures
 from tru_core.backbones.diffusion import Key, dropout_factors
 from tru_core.backbones.mig_gt import MIGGTSettings, memory_draws
@@ -23,6 +20,9 @@ from tru_core.graph import build_graph
 from tru_core.hashing import hash_normal, text_key
 from tru_core.interactions import select
 from tru_core.sampling import Batch
+from tru_core.testing.models import ALONE, batches_of, build_model, train_graph
+from tru_core.testing.threads import Differentiable, in_threads
+from tru_core.testing.worlds import World, backbone_inputs, shards_of, tiny_world
 
 NO_DROPOUT = dict.fromkeys([f"{part}_dropout" for part in ("input", "feature", "user", "item", "edge", "vector")], 0.0)
 SMALL: dict[str, Any] = {"hidden_size": 7, "memory_items": 3, "attention_size": 3}

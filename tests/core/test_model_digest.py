@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tru_core.artifact import pack_tensors, unpack_tensors
 from tru_core.errors import IntegrityError
-from tru_core.model_digest import model_digest
+from tru_core.receipts.model_digest import model_digest
 
 TABLE = torch.arange(24, dtype=torch.float32).reshape(6, 4)
 SHARED = {"parameters/weight": torch.ones(2, 3), "parameters/bias": torch.zeros(2)}

@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from tests.core.methods import FIT, forgotten, mean_margin, original_of, request_of, whole
-from tests.core.models import problem_of
 from tru_core.fit import parameter_values
 from tru_core.interactions import make_request
 from tru_core.sampling import Batch, iterate_batches
-from tru_core.unlearning.multi_delete import MultiDeleteSettings, Views, loss_share, pair_vectors, read_out, views_of
+from tru_core.testing.models import problem_of
+from tru_core.unlearning.baselines.multi_delete import (
+    MultiDeleteSettings,
+    Views,
+    loss_share,
+    pair_vectors,
+    read_out,
+    views_of,
+)
 from tru_core.unlearning.passes import plan_forget, plan_retain
 
 

@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE, problem_of
-from tests.core.thread_workers import in_threads
-from tests.worlds import World, shards_of, tiny_world
 from tru_core.collective import Collective
 from tru_core.hashing import hash_keys, hash_uniform, text_key
 from tru_core.interactions import IntArray, Pairs, Request, item_degrees, make_pairs, make_request, select
+from tru_core.problem import Problem
 from tru_core.ranking import rank_metrics, top_items
-from tru_core.unlearning import never_seen
-from tru_core.unlearning.item_cf import item_cf_ranks
-from tru_core.unlearning.never_seen import (
+from tru_core.testing.models import ALONE, problem_of
+from tru_core.testing.threads import in_threads
+from tru_core.testing.worlds import World, shards_of, tiny_world
+from tru_core.unlearning.tru import never_seen
+from tru_core.unlearning.tru.item_cf import item_cf_ranks
+from tru_core.unlearning.tru.never_seen import (
     LIST_LENGTH,
     MIN_REFERENCES,
     Judged,
@@ -27,7 +28,6 @@ from tru_core.unlearning.never_seen import (
     joined,
     list_margins,
 )
-from tru_core.unlearning.problem import Problem
 
 NUM_USERS, NUM_ITEMS, HELD_OUT = 300, 60, 2
 DELETED_USERS, DELETED_ITEMS = np.array([5, 17, 80]), np.array([0, 3, 41])

@@ -24,7 +24,6 @@ from tests.receipt_samples import (
     statement_values,
 )
 from tru_core.canonical import canonical_json
-from tru_core.dsse import pre_authentication_encoding, sign_payload
 from tru_core.errors import (
     ChainGapError,
     ChainOrderError,
@@ -36,9 +35,9 @@ from tru_core.errors import (
     PredicateTypeError,
     UnknownKeyError,
 )
-from tru_core.keys import PublicKey, SigningKey
-from tru_core.merkle import build_tree, leaf_hash, root_of_path
-from tru_core.receipt import (
+from tru_core.identity import PublicKey, SigningKey
+from tru_core.receipts.envelope import pre_authentication_encoding, sign_payload
+from tru_core.receipts.receipt import (
     NO_CHAIN,
     NO_FILES,
     NO_SUBJECT,
@@ -48,6 +47,7 @@ from tru_core.receipt import (
     sign_batch,
     verify_receipt,
 )
+from tru_core.receipts.tree import build_tree, leaf_hash, root_of_path
 
 PUBLIC = SIGNING.public_key
 

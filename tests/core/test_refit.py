@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.models import build_model, mixed_request, problem_of
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core.fit import parameter_values
 from tru_core.interactions import make_request
+from tru_core.testing.models import build_model, mixed_request, problem_of
+from tru_core.testing.worlds import Part, shards_of, tiny_world
 from tru_core.unlearning.refit import refit_touched_users
 
 STEP = {"learning_rate": 0.02, "batch_size": 64, "seed": 5}

@@ -9,15 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE, problem_of
-from tests.core.thread_workers import Differentiable, in_threads
-from tests.worlds import World, shards_of, tiny_world
 from tru_core.collective import Collective
 from tru_core.hashing import hash_keys, hash_normal, text_key
 from tru_core.interactions import Pairs, Request, make_request
-from tru_core.unlearning import residue
-from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.residue import (
+from tru_core.measures import residue
+from tru_core.measures.residue import (
     Contrast,
     Residue,
     ResidueProbe,
@@ -29,6 +25,10 @@ from tru_core.unlearning.residue import (
     pair_source,
     row_vectors,
 )
+from tru_core.problem import Problem
+from tru_core.testing.models import ALONE, problem_of
+from tru_core.testing.threads import Differentiable, in_threads
+from tru_core.testing.worlds import World, shards_of, tiny_world
 
 Edge = tuple[int, int]
 

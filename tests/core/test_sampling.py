@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core.thread_workers import in_threads
-from tests.worlds import shards_of, tiny_world
 from tru_core.collective import Collective, LocalCollective
 from tru_core.errors import AuditError, DataError
 from tru_core.interactions import Pairs, Shard, item_degrees, make_pairs
@@ -22,6 +20,8 @@ from tru_core.sampling import (
     make_pool,
     plan_epoch,
 )
+from tru_core.testing.threads import in_threads
+from tru_core.testing.worlds import shards_of, tiny_world
 
 ALONE = LocalCollective()
 Row = tuple[int, int, int]

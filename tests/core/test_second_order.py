@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from tests.core.methods import FIT, REGIMES, forgotten, mean_margin, original_of, request_of, tools_of, whole
-from tests.core.models import ALONE, build_model, problem_of
-from tests.core.thread_workers import in_threads
 from tru_core.backbones import Backbone
 from tru_core.collective import Collective
 from tru_core.errors import NumericsError
@@ -18,9 +16,11 @@ from tru_core.fit import parameter_values, set_parameters
 from tru_core.graph import Graph
 from tru_core.hashing import hash_uniform
 from tru_core.interactions import Regime, make_request
+from tru_core.problem import Problem
 from tru_core.sampling import Batch, iterate_batches
-from tru_core.unlearning.method import run_method
-from tru_core.unlearning.newton import (
+from tru_core.testing.models import ALONE, build_model, problem_of
+from tru_core.testing.threads import in_threads
+from tru_core.unlearning.baselines.newton import (
     Vector,
     conjugate_gradients,
     hessian_product,
@@ -28,10 +28,10 @@ from tru_core.unlearning.newton import (
     newton_step,
     sum_gradient,
 )
+from tru_core.unlearning.baselines.scale_gun import SCALE_GUN, ScaleGUNSettings
+from tru_core.unlearning.baselines.scif import SCIF, SCIFSettings, influence_of_deleted_pairs
+from tru_core.unlearning.method import run_method
 from tru_core.unlearning.passes import plan_forget, plan_retain
-from tru_core.unlearning.problem import Problem
-from tru_core.unlearning.scale_gun import SCALE_GUN, ScaleGUNSettings
-from tru_core.unlearning.scif import SCIF, SCIFSettings, influence_of_deleted_pairs
 
 USERS, SHARED = 6, 3
 

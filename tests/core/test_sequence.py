@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.models import ALONE, build_model, builder, fitted, problem_of
-from tests.core.thread_workers import in_threads
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core.backbones import Backbone
 from tru_core.collective import Collective
 from tru_core.errors import AuditError, ConfigError
@@ -16,13 +13,16 @@ from tru_core.fit import FitSettings, TrainingState, parameter_values
 from tru_core.forget_sets import split_request
 from tru_core.graph import build_graph
 from tru_core.interactions import Pairs, Request, make_request, split_by_request, without_subjects
+from tru_core.problem import Problem, measure
 from tru_core.settings import Settings
-from tru_core.unlearning.edge_deletion import EDGE_DELETION, EdgeDeletionSettings
+from tru_core.testing.models import ALONE, build_model, builder, fitted, problem_of
+from tru_core.testing.threads import in_threads
+from tru_core.testing.worlds import Part, shards_of, tiny_world
+from tru_core.unlearning.baselines.edge_deletion import EDGE_DELETION, EdgeDeletionSettings
 from tru_core.unlearning.method import Candidate, Method, Tools, candidate_of, run_method
-from tru_core.unlearning.problem import Problem, measure
 from tru_core.unlearning.sequence import forget_in_sequence
-from tru_core.unlearning.tru import unlearn
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.tru.method import unlearn
+from tru_core.unlearning.tru.settings import TRUSettings
 
 FIT = FitSettings(max_epochs=2, patience=2, batch_size=48, learning_rate=0.02)
 REQUEST = make_request(

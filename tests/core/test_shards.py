@@ -8,21 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import ALONE, build_model, builder, fitted, problem_of, train_graph
-from tests.core.thread_workers import Differentiable, in_threads
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core.backbones import BACKBONES, Backbone
 from tru_core.collective import Collective
 from tru_core.errors import DataError
 from tru_core.fit import FitSettings
 from tru_core.hashing import hash_below, text_key
 from tru_core.interactions import Request, make_pairs, make_request, only_users, select
+from tru_core.problem import Problem, measure
 from tru_core.ranking import rank_metrics
-from tru_core.unlearning.method import Candidate, Tools, run_method
-from tru_core.unlearning.methods import METHODS
-from tru_core.unlearning.problem import Problem, measure
-from tru_core.unlearning.rec_eraser import RecEraserSettings, learn_attention
-from tru_core.unlearning.shards import (
+from tru_core.testing.models import ALONE, build_model, builder, fitted, problem_of, train_graph
+from tru_core.testing.threads import Differentiable, in_threads
+from tru_core.testing.worlds import Part, shards_of, tiny_world
+from tru_core.unlearning.baselines.rec_eraser import RecEraserSettings, learn_attention
+from tru_core.unlearning.baselines.shards import (
     Ensemble,
     ShardSettings,
     add_scores,
@@ -30,8 +28,10 @@ from tru_core.unlearning.shards import (
     touched_shards,
     train_shards,
 )
-from tru_core.unlearning.sisa import SISASettings
-from tru_core.unlearning.ultra_re import UltraRESettings, learn_weights
+from tru_core.unlearning.baselines.sisa import SISASettings
+from tru_core.unlearning.baselines.ultra_re import UltraRESettings, learn_weights
+from tru_core.unlearning.method import Candidate, Tools, run_method
+from tru_core.unlearning.methods import METHODS
 
 pytestmark = pytest.mark.many_calls
 FIT = FitSettings(max_epochs=3, patience=3, batch_size=32, learning_rate=0.02)

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.models import build_model, fitted, problem_of
-from tests.worlds import Part, World, shards_of, tiny_world
 from tru_core.backbones import BACKBONES
 from tru_core.fit import FitSettings, parameter_values, set_parameters
 from tru_core.interactions import Request, make_request
-from tru_core.unlearning.algorithm_one import AlgorithmOneSettings, algorithm_one
-from tru_core.unlearning.stop_rule import Statistics
-from tru_core.unlearning.tru import unlearn
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.testing.models import build_model, fitted, problem_of
+from tru_core.testing.worlds import Part, World, shards_of, tiny_world
+from tru_core.unlearning.paper.algorithm_one import AlgorithmOneSettings, algorithm_one
+from tru_core.unlearning.tru.method import unlearn
+from tru_core.unlearning.tru.settings import TRUSettings
+from tru_core.unlearning.tru.stop_rule import Statistics
 
 LOSES_ALL, LONELY_USER, COMMON_USER = 3, 5, 9
 

@@ -10,22 +10,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models import build_model, fitted, problem_of
 from tests.core.test_fit import assert_same, stored
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core.backbones import BACKBONES, Backbone
 from tru_core.errors import AuditError, ConfigError, NumericsError
 from tru_core.fit import FitSettings, TrainingState, fit, parameter_values, set_parameters
 from tru_core.interactions import Request, make_request
-from tru_core.unlearning import reverse, stop_rule, tru
-from tru_core.unlearning.algorithm_one import AlgorithmOneSettings, algorithm_one
-from tru_core.unlearning.item_rows import touched_items
-from tru_core.unlearning.problem import Problem, evaluate
-from tru_core.unlearning.residue import make_probe, measure_residue
+from tru_core.measures.residue import make_probe, measure_residue
+from tru_core.problem import Problem, evaluate
+from tru_core.testing.models import build_model, fitted, problem_of
+from tru_core.testing.worlds import Part, shards_of, tiny_world
+from tru_core.unlearning.paper.algorithm_one import AlgorithmOneSettings, algorithm_one
 from tru_core.unlearning.rows import fresh_seed, reset_subject_rows
-from tru_core.unlearning.stop_rule import Statistics, work_left
-from tru_core.unlearning.tru import unlearn
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.tru import method as tru
+from tru_core.unlearning.tru import reverse, stop_rule
+from tru_core.unlearning.tru.item_rows import touched_items
+from tru_core.unlearning.tru.method import unlearn
+from tru_core.unlearning.tru.settings import TRUSettings
+from tru_core.unlearning.tru.stop_rule import Statistics, work_left
 
 USERS, ITEMS = np.array([2, 9, 17]), np.array([4, 11])
 Values = dict[str, Tensor]

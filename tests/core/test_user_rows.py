@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.models import build_model, fitted, mixed_request, problem_of
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core.fit import FitSettings, parameter_values, set_parameters, validation_recall
 from tru_core.interactions import make_request
+from tru_core.problem import Problem
+from tru_core.testing.models import build_model, fitted, mixed_request, problem_of
+from tru_core.testing.worlds import Part, shards_of, tiny_world
 from tru_core.unlearning import user_rows
-from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.user_rows import predict_rows, replace_rows, touched_users
 
 

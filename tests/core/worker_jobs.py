@@ -9,8 +9,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from tests.core.models import ALONE, build_model, fitted, problem_of, train_graph
-from tests.worlds import Part, shards_of, tiny_world
 from tru_core.artifact import pack_tensors
 from tru_core.backbones import Backbone
 from tru_core.backbones.base import num_parameters
@@ -18,10 +16,12 @@ from tru_core.collective import Collective, TorchCollective, all_sum_number
 from tru_core.fit import FitSettings, TrainingState, parameter_values, set_parameters
 from tru_core.forget_sets import sample_request
 from tru_core.interactions import Regime, Request, make_request
-from tru_core.unlearning.algorithm_one import AlgorithmOneSettings, algorithm_one
-from tru_core.unlearning.problem import Problem, evaluate
-from tru_core.unlearning.tru import unlearn
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.problem import Problem, evaluate
+from tru_core.testing.models import ALONE, build_model, fitted, problem_of, train_graph
+from tru_core.testing.worlds import Part, shards_of, tiny_world
+from tru_core.unlearning.paper.algorithm_one import AlgorithmOneSettings, algorithm_one
+from tru_core.unlearning.tru.method import unlearn
+from tru_core.unlearning.tru.settings import TRUSettings
 
 FIT = FitSettings(max_epochs=2, patience=2, batch_size=48, learning_rate=0.02)
 

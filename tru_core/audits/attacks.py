@@ -14,7 +14,7 @@ from tru_core.audits.optimizer_state import OPTIMIZER_STATE
 from tru_core.audits.relearning import RELEARNING
 from tru_core.audits.residue import RESIDUE
 from tru_core.audits.verdict import judge
-from tru_core.unlearning.problem import Problem
+from tru_core.problem import Problem
 
 ATTACKS: dict[str, Attack] = {
     attack.name: attack

@@ -23,7 +23,7 @@ from tru_core.backbones.base import Anatomy, Backbone
 from tru_core.errors import DataError
 from tru_core.fit import FitSettings, parameter_values
 from tru_core.interactions import Pairs
-from tru_core.unlearning.problem import Problem
+from tru_core.problem import Problem
 
 AUDIT_SEED = 20_261_126
 AUDIT_VERSION = 2

@@ -23,7 +23,7 @@ from tru_core.audits.shadows import subjects_of, unseen_by_shadows
 from tru_core.audits.statistics import Cases, FloatArray, clustered_error, compare, placements
 from tru_core.hashing import hash_below, text_key
 from tru_core.interactions import IntArray, Pairs
-from tru_core.unlearning.residue import Contrast, make_probe
+from tru_core.measures.residue import Contrast, make_probe
 
 NAME = "branch_probe"
 PAPER = "Alain and Bengio, arXiv:1610.01644"

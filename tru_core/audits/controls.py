@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from tru_core.audits.base import System
-from tru_core.unlearning.problem import Problem
+from tru_core.problem import Problem
 
 
 def masked(system: System, problem: Problem) -> System:

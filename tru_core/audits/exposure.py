@@ -10,7 +10,7 @@ import numpy as np
 from tru_core.audits.base import Attack, AuditCase, Measurement, System
 from tru_core.audits.statistics import Cases, FloatArray, compare
 from tru_core.interactions import item_degrees
-from tru_core.unlearning.diagnostics import top_lists
+from tru_core.measures.diagnostics import top_lists
 
 NAME = "exposure"
 PAPER = "Naderloui et al., arXiv:2506.13009; measure of this project"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tru_core.audits.base import Attack, AuditCase, Measurement, System
 from tru_core.audits.statistics import FloatArray, clustered_error
 from tru_core.interactions import IntArray, item_degrees
-from tru_core.unlearning.diagnostics import top_lists
+from tru_core.measures.diagnostics import top_lists
 
 NAME = "neighbours"
 PAPER = "Webber et al., TOIS 2010 (RBO); Jaccard similarity; Jensen-Shannon divergence"

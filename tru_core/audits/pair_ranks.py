@@ -14,7 +14,7 @@ from tru_core.audits.base import AuditCase, System
 from tru_core.audits.statistics import FloatArray
 from tru_core.hashing import hash_keys, text_key
 from tru_core.interactions import IntArray, Pairs, contains, item_degrees, make_pairs
-from tru_core.unlearning.problem import Problem
+from tru_core.problem import Problem
 
 _WINDOW = 64
 _BLOCK = 4_096

@@ -17,7 +17,7 @@ from tru_core.audits.base import Attack, AuditCase, Measurement, System
 from tru_core.audits.shadows import shadow_train_pairs
 from tru_core.audits.statistics import Cases, FloatArray, clustered_error, compare, placements
 from tru_core.interactions import IntArray, Pairs
-from tru_core.unlearning.residue import NUM_STRATA, Contrast, ResidueProbe, RowPairs, cosines, had_together, make_probe
+from tru_core.measures.residue import NUM_STRATA, Contrast, ResidueProbe, RowPairs, cosines, had_together, make_probe
 
 NAME = "residue"
 PAPER = "measured by this project; no published source"

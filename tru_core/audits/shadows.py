@@ -10,7 +10,7 @@ from tru_core.audits.base import AuditCase
 from tru_core.errors import ConfigError
 from tru_core.hashing import hash_keys, text_key
 from tru_core.interactions import IntArray, Pairs, make_pairs, select
-from tru_core.unlearning.problem import Problem
+from tru_core.problem import Problem
 
 
 def subjects_of(problem: Problem) -> IntArray:

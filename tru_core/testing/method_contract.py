@@ -19,13 +19,13 @@ import torch
 from tru_core.backbones import BACKBONES
 from tru_core.collective import Collective
 from tru_core.interactions import Regime, make_request
+from tru_core.problem import Problem
 from tru_core.settings import Settings
 from tru_core.testing.models import problem_of
 from tru_core.testing.originals import REGIMES, original_of, request_of, tools_of, whole
 from tru_core.testing.threads import Differentiable, in_threads
 from tru_core.testing.worlds import Part, shards_of, tiny_world
 from tru_core.unlearning.method import Candidate, Method, run_method
-from tru_core.unlearning.problem import Problem
 
 
 def _arrays_of(problem: Problem) -> list[bytes]:

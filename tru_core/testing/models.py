@@ -11,11 +11,11 @@ from tru_core.collective import Collective, LocalCollective
 from tru_core.fit import FitSettings, TrainingState, fit
 from tru_core.graph import Graph, build_graph
 from tru_core.interactions import IntArray, Request, item_degrees, make_request
+from tru_core.problem import Problem, make_problem
 from tru_core.sampling import Batch, iterate_batches, make_pool, plan_epoch
 from tru_core.settings import Settings
 from tru_core.testing.worlds import Part, backbone_inputs
 from tru_core.unlearning.method import NewModel
-from tru_core.unlearning.problem import Problem, make_problem
 
 ALONE = LocalCollective()
 

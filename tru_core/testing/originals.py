@@ -9,10 +9,10 @@ from tru_core.backbones import Backbone
 from tru_core.fit import FitSettings, set_parameters
 from tru_core.forget_sets import sample_request
 from tru_core.interactions import Regime, Request
+from tru_core.problem import Problem
 from tru_core.testing.models import ALONE, build_model, builder, fitted
 from tru_core.testing.worlds import Part, shards_of, tiny_world
 from tru_core.unlearning.method import Candidate, Tools
-from tru_core.unlearning.problem import Problem
 
 FIT = FitSettings(max_epochs=3, patience=3, batch_size=48, learning_rate=0.02, seed=3)
 REGIMES: tuple[Regime, ...] = ("user", "item", "interaction")

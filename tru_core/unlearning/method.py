@@ -16,8 +16,8 @@ from torch import Tensor
 from tru_core.backbones.base import Backbone
 from tru_core.fit import FitSettings, OnEpoch, TrainingState
 from tru_core.interactions import IntArray
+from tru_core.problem import Problem
 from tru_core.settings import Settings
-from tru_core.unlearning.problem import Problem
 
 
 @runtime_checkable

@@ -1,21 +1,21 @@
 """Every unlearning method by name. A new one is one short file and one line here."""
 
-from tru_core.unlearning.algorithm_one import ALGORITHM_ONE
-from tru_core.unlearning.edge_deletion import EDGE_DELETION
-from tru_core.unlearning.gradient_ascent import GRADIENT_ASCENT
+from tru_core.unlearning.baselines.edge_deletion import EDGE_DELETION
+from tru_core.unlearning.baselines.gradient_ascent import GRADIENT_ASCENT
+from tru_core.unlearning.baselines.mmrecun import MMRECUN
+from tru_core.unlearning.baselines.multi_delete import MULTI_DELETE
+from tru_core.unlearning.baselines.rec_eraser import REC_ERASER
+from tru_core.unlearning.baselines.repair_only import REPAIR_ONLY
+from tru_core.unlearning.baselines.retrain import RETRAIN
+from tru_core.unlearning.baselines.row_refit import ROW_REFIT
+from tru_core.unlearning.baselines.row_reset import ROW_RESET
+from tru_core.unlearning.baselines.scale_gun import SCALE_GUN
+from tru_core.unlearning.baselines.scif import SCIF
+from tru_core.unlearning.baselines.sisa import SISA
+from tru_core.unlearning.baselines.ultra_re import ULTRA_RE
 from tru_core.unlearning.method import Method
-from tru_core.unlearning.mmrecun import MMRECUN
-from tru_core.unlearning.multi_delete import MULTI_DELETE
-from tru_core.unlearning.rec_eraser import REC_ERASER
-from tru_core.unlearning.repair_only import REPAIR_ONLY
-from tru_core.unlearning.retrain import RETRAIN
-from tru_core.unlearning.row_refit import ROW_REFIT
-from tru_core.unlearning.row_reset import ROW_RESET
-from tru_core.unlearning.scale_gun import SCALE_GUN
-from tru_core.unlearning.scif import SCIF
-from tru_core.unlearning.sisa import SISA
-from tru_core.unlearning.tru import TRU
-from tru_core.unlearning.ultra_re import ULTRA_RE
+from tru_core.unlearning.paper.algorithm_one import ALGORITHM_ONE
+from tru_core.unlearning.tru.method import TRU
 
 METHODS: dict[str, Method] = {
     "retrain": RETRAIN,

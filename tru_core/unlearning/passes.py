@@ -13,8 +13,8 @@ from torch import Tensor
 from tru_core.backbones.base import Backbone, LossTerms, complete_gradients, gradient_norms
 from tru_core.errors import NumericsError
 from tru_core.fit import FitSettings, pool_for
+from tru_core.problem import Problem
 from tru_core.sampling import EpochPlan, check_all_visited, iterate_batches, plan_epoch
-from tru_core.unlearning.problem import Problem
 
 
 def plan_forget(problem: Problem, fit: FitSettings, *, epoch: int) -> EpochPlan:

@@ -14,8 +14,8 @@ from torch import Tensor
 from tru_core.backbones.base import Backbone
 from tru_core.fit import pool_for
 from tru_core.interactions import Pairs, select
+from tru_core.problem import Problem
 from tru_core.sampling import Batch, iterate_batches, plan_epoch
-from tru_core.unlearning.problem import Problem
 from tru_core.unlearning.user_rows import make_rows_fresh, touched_users, user_tables
 
 

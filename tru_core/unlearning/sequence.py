@@ -13,9 +13,9 @@ from tru_core.backbones.base import Backbone
 from tru_core.errors import AuditError, ConfigError
 from tru_core.graph import ItemNeighbours
 from tru_core.interactions import IntArray, Request, contains, select
+from tru_core.problem import Problem, make_problem, measure
 from tru_core.settings import Settings
 from tru_core.unlearning.method import Candidate, Method, Tools, candidate_of, run_method
-from tru_core.unlearning.problem import Problem, make_problem, measure
 
 
 def without_items(item_neighbours: Mapping[str, ItemNeighbours], deleted: IntArray) -> Mapping[str, ItemNeighbours]:

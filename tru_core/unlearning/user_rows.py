@@ -17,7 +17,7 @@ from tru_core.backbones.base import Backbone
 from tru_core.collective import all_sum_number
 from tru_core.graph import users_from_items
 from tru_core.interactions import IntArray, positions_of
-from tru_core.unlearning.problem import Problem, recall_without
+from tru_core.problem import Problem, recall_without
 from tru_core.unlearning.rows import copy_rows, put_rows
 
 _USERS_PER_COLUMN = 16

@@ -50,7 +50,7 @@ def split_dataset_url(url: str) -> tuple[str, str]:
     Raises:
         ConfigError: If the URL does not end so, or the name is not allowed.
     """
-    from workflows.storage.keys import check_name
+    from workflows.storage.object_keys import check_name
 
     root, found, name = url.rstrip("/").rpartition("/datasets/")
     if not found or not root or "/" in name:
@@ -66,7 +66,7 @@ def _data_import(arguments: argparse.Namespace) -> Figures:
     from workflows.config.yaml_reader import load_settings
     from workflows.ingest import IngestConfig, import_dataset
     from workflows.ingest.raw_files import UnusedFile
-    from workflows.keys import KeysConfig
+    from workflows.key_files import KeysConfig
     from workflows.running.cluster import connected
     from workflows.storage import StorageConfig
 
@@ -150,7 +150,7 @@ def _unlearn(arguments: argparse.Namespace) -> Figures:
 
 
 def _compare(arguments: argparse.Namespace) -> Figures:
-    from workflows.experiments.compare import FORMATS, compare
+    from workflows.experiments.compare.compare import FORMATS, compare
     from workflows.output_files import check_outputs
     from workflows.running.cluster import connected
 
@@ -162,7 +162,7 @@ def _compare(arguments: argparse.Namespace) -> Figures:
 
 
 def _sweep(arguments: argparse.Namespace) -> Figures:
-    from workflows.experiments.sweep import sweep
+    from workflows.experiments.sweep.sweep import sweep
     from workflows.output_files import check_output
     from workflows.running.cluster import connected
 
@@ -197,7 +197,7 @@ def _demo(arguments: argparse.Namespace) -> Figures:
 
 
 def _show_comparison(figures: Figures) -> None:
-    from workflows.experiments.compare import summary_rows
+    from workflows.experiments.compare.compare import summary_rows
 
     print_comparison(summary_rows(figures), figures["failed"])
 

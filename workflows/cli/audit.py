@@ -24,10 +24,10 @@ def add_commands(commands: Any) -> None:
 
 
 def _audit(arguments: argparse.Namespace) -> Figures:
-    from workflows.audits.audit import audit
-    from workflows.audits.output import FORMATS
     from workflows.config.audit import AuditConfig
     from workflows.config.parsing import parse
+    from workflows.experiments.audit.audit import audit
+    from workflows.experiments.audit.output import FORMATS
     from workflows.output_files import check_outputs
     from workflows.running.cluster import connected
 
@@ -44,14 +44,14 @@ def _audit(arguments: argparse.Namespace) -> Figures:
 
 
 def _show(figures: Figures) -> None:
-    from workflows.audits.output import print_audits
+    from workflows.experiments.audit.output import print_audits
 
     print_audits(figures)
 
 
 def exit_code(figures: Figures) -> int:
     """6 where a candidate did not pass, else 0."""
-    from workflows.audits.audit import verdict_error
+    from workflows.experiments.audit.audit import verdict_error
 
     error = verdict_error(figures)
     return 0 if error is None else error.exit_code

@@ -16,7 +16,7 @@ from workflows.cli.tables import print_figures
 
 if TYPE_CHECKING:
     from workflows.config.job import JobConfig
-    from workflows.ledger.job import LedgerJob
+    from workflows.deletions.ledger.job import LedgerJob
     from workflows.storage import ObjectStore, StorageConfig
     from workflows.storage.existing import Need
 
@@ -146,7 +146,7 @@ def load_job_file(arguments: argparse.Namespace, *, needs: "Need" = "model") -> 
 
 def load_ledger_job_file(arguments: argparse.Namespace, *, needs: "Need" = "model") -> "LedgerJob":
     """Read what the commands on requests need of a job file. Args and raises as :func:`load_job_file`."""
-    from workflows.ledger.job import load_ledger_job
+    from workflows.deletions.ledger.job import load_ledger_job
 
     job = load_ledger_job(Path(arguments.job))
     _require_named(arguments, job, needs=needs)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tru_core.fit import FitSettings
 from tru_core.quoting import printable
 from workflows.config.job import BackboneConfig, ForgetConfig, JobConfig, ScalingConfig, parse
-from workflows.experiments.compare import compare
+from workflows.experiments.compare.compare import compare
 from workflows.ingest import import_dataset
 from workflows.running import runs
 from workflows.running.cluster import connected

@@ -27,7 +27,7 @@ def _export(arguments: argparse.Namespace) -> Figures:
     from workflows.data.snapshot import current_snapshot
     from workflows.output_files import check_outputs, write_whole
     from workflows.storage.existing import require_dataset
-    from workflows.storage.keys import check_name
+    from workflows.storage.object_keys import check_name
 
     dataset, out = check_name(arguments.dataset), Path(arguments.out)
     config = storage_config(arguments, arguments.storage, where="--storage")

@@ -10,7 +10,7 @@ from workflows.cli.ledger_tables import print_due, print_explanation, print_requ
 from workflows.cli.tables import print_figures
 
 if TYPE_CHECKING:
-    from workflows.ledger.job import LedgerJob
+    from workflows.deletions.ledger.job import LedgerJob
 
 
 STATES = [
@@ -27,7 +27,7 @@ STATES = [
     "failed_retryable",
     "failed_terminal",
     "cancelled",
-]  # as workflows.ledger.STATES, which brings more along than a parser needs
+]  # as workflows.deletions.ledger.STATES, which brings more along than a parser needs
 
 
 def add_commands(group: Any) -> None:
@@ -128,13 +128,13 @@ def _count(text: str) -> int:
 
 
 def _submit(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.commands import submit
+    from workflows.deletions.ledger.commands import submit
 
     return submit(job, Path(arguments.requests), is_as_written=arguments.as_written)
 
 
 def _list(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.commands import list_requests, summarise
+    from workflows.deletions.ledger.commands import list_requests, summarise
 
     if arguments.summary:
         return summarise(job)
@@ -142,25 +142,25 @@ def _list(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
 
 
 def _explain(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.commands import explain
+    from workflows.deletions.ledger.commands import explain
 
     return explain(job, arguments.request_id, with_history=arguments.history)
 
 
 def _receipt(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.commands import hand_out_receipt
+    from workflows.deletions.receipts.hand_out import hand_out_receipt
 
     return hand_out_receipt(job, arguments.request_id, Path(arguments.out))
 
 
 def _due(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.commands import due
+    from workflows.deletions.ledger.commands import due
 
     return due(job, limit=arguments.limit)
 
 
 def _hold(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.actions import hold_dataset, hold_request, hold_subjects
+    from workflows.deletions.ledger.actions import hold_dataset, hold_request, hold_subjects
 
     if arguments.dataset:
         return hold_dataset(job, reason=arguments.reason)
@@ -170,36 +170,36 @@ def _hold(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
 
 
 def _release(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.actions import release
+    from workflows.deletions.ledger.actions import release
 
     return release(job, arguments.hold_id, reason=arguments.reason)
 
 
 def _cancel(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.actions import cancel
+    from workflows.deletions.ledger.actions import cancel
 
     return cancel(job, arguments.request_ids, reason=arguments.reason)
 
 
 def _verify(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.actions import verify
+    from workflows.deletions.ledger.actions import verify
 
     return verify(job, arguments.request_ids)
 
 
 def _extend(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.actions import extend
+    from workflows.deletions.ledger.actions import extend
 
     return extend(job, arguments.request_ids, reason=arguments.reason, until=arguments.until)
 
 
 def _reconsent(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.commands import reconsent
+    from workflows.deletions.ledger.commands import reconsent
 
     return reconsent(job, Path(arguments.requests))
 
 
 def _sweep(job: "LedgerJob", arguments: argparse.Namespace) -> Figures:
-    from workflows.ledger.actions import sweep
+    from workflows.deletions.ledger.actions import sweep
 
     return sweep(job, is_queued=arguments.queue)

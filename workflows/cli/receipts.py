@@ -72,7 +72,7 @@ def print_findings(figures: Figures) -> None:
 
 
 def _keys_new(arguments: argparse.Namespace) -> Figures:
-    from workflows.keys import make_keys
+    from workflows.key_files import make_keys
 
     arguments.made = [arguments.folder]
     not_after = datetime.now(UTC) + timedelta(days=arguments.days) if arguments.days else None
@@ -80,9 +80,9 @@ def _keys_new(arguments: argparse.Namespace) -> Figures:
 
 
 def _verify(arguments: argparse.Namespace) -> Figures:
-    from tru_core.receipt import verify_receipt
-    from tru_core.receipt_text import receipt_text
-    from workflows.keys import read_identity_key, read_public_key
+    from tru_core.receipts.receipt import verify_receipt
+    from tru_core.receipts.words import receipt_text
+    from workflows.key_files import read_identity_key, read_public_key
 
     _check_options(arguments)
     keys = [read_public_key(Path(path)) for path in arguments.public_key]
@@ -90,11 +90,11 @@ def _verify(arguments: argparse.Namespace) -> Figures:
     found = verify_receipt(_read_receipt_file(Path(arguments.receipt)), public_keys=keys, where=arguments.receipt)
     kind, ids = _subject(arguments)
     if identity is not None:
-        from workflows.deletions.receipt_check import check_subject
+        from workflows.deletions.receipts.check import check_subject
 
         found = check_subject(found, identity, kind, ids)
     if arguments.files or arguments.storage:
-        from workflows.deletions.receipt_check import check_absence, check_files, check_links
+        from workflows.deletions.receipts.check import check_absence, check_files, check_links
 
         where = "--files" if arguments.files else "--storage"
         config = storage_config(arguments, arguments.files or arguments.storage, where=where)
@@ -132,7 +132,7 @@ def _subject(arguments: argparse.Namespace) -> tuple[Literal["user", "item", "in
 
 
 def _read_receipt_file(path: Path) -> bytes:
-    from tru_core.receipt import MAX_RECEIPT_BYTES
+    from tru_core.receipts.receipt import MAX_RECEIPT_BYTES
 
     try:
         with path.open("rb") as file:

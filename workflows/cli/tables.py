@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tru_core.unlearning.methods import METHODS
 from workflows.cli.terminal import TERMINAL_COLUMNS, make_console
-from workflows.experiments.comparison import FigureSummary, SummaryRow
+from workflows.experiments.compare.comparison import FigureSummary, SummaryRow
 
 
 def _number(value: float | None, digits: str) -> str:

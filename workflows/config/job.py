@@ -27,7 +27,7 @@ from workflows.config.parsing import checked, parse
 from workflows.config.sweep import SweepConfig, sweep_type
 from workflows.config.unlearn import DEFAULT_METHOD, UnlearnConfig, of_method
 from workflows.config.yaml_reader import load_settings
-from workflows.keys import KeysConfig
+from workflows.key_files import KeysConfig
 from workflows.storage import StorageConfig
 
 

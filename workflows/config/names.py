@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from tru_core.errors import ConfigError
-from workflows.storage.keys import check_name
+from workflows.storage.object_keys import check_name
 
 
 def _name_of_something(name: str) -> str:

@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import SerializationInfo, SerializeAsAny, model_serializer, model_validator
 
-from tru_core.claims import EXACT_METHODS
 from tru_core.errors import ConfigError
 from tru_core.quoting import may_be_secret, quoted, shown_kind
+from tru_core.receipts.claims import EXACT_METHODS
 from tru_core.settings import Settings
-from tru_core.unlearning.algorithm_one import AlgorithmOneSettings
 from tru_core.unlearning.methods import METHODS
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.paper.algorithm_one import AlgorithmOneSettings
+from tru_core.unlearning.tru.settings import TRUSettings
 from workflows.config.parsing import checked, parse
 
 DEFAULT_METHOD = "tru"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from tru_core.hashing import user_bucket
-from tru_core.keys import IdentityKey
+from tru_core.identity import IdentityKey
 from workflows.data.ids import earlier_spellings, read_id_texts
 from workflows.data.manifest import SnapshotManifest
 from workflows.data.requests import DeletionRequest, Kind

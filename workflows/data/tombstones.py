@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from tru_core.errors import ConfigError, ConflictError, IntegrityError, TransientError
-from tru_core.keys import IdentityKey
+from tru_core.identity import IdentityKey
 from tru_core.settings import Settings
 from workflows.data.requests import DeletionRequest, Kind
 from workflows.storage import FileEntry, ObjectStore, put_file, read_verified
 from workflows.storage.chain import Link, append, list_chain, mend_mark, read_chain
-from workflows.storage.keys import tombstones_body_key, tombstones_chain, tombstones_prefix
+from workflows.storage.object_keys import tombstones_body_key, tombstones_chain, tombstones_prefix
 from workflows.storage.parquet import parquet_bytes
 
 MAX_INLINE_ROWS = 50

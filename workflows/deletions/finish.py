@@ -4,12 +4,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from workflows.deletions.attempts import attempt_figures, published_attempt
-from workflows.deletions.plan import BatchPlan
-from workflows.deletions.purge import PurgeItem, purge
-from workflows.deletions.receipts import issue
-from workflows.deletions.steps import drop_plan, publish_data, version_of
-from workflows.deletions.work import Work, utc_now
+from workflows.deletions.batches.attempts import attempt_figures, published_attempt
+from workflows.deletions.batches.plan import BatchPlan
+from workflows.deletions.batches.purge import PurgeItem, purge
+from workflows.deletions.batches.steps import drop_plan, publish_data, version_of
+from workflows.deletions.batches.work import Work, utc_now
+from workflows.deletions.receipts.issue import issue
 from workflows.models.publish import Version
 from workflows.storage import ObjectStore
 

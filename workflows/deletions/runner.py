@@ -4,7 +4,7 @@ One run at a time works on a data set (:mod:`workflows.storage.run_lock`). It fi
 began: a batch that took effect is completed from its plan, one that did not is planned again from the same requests,
 which gives the same batch with the same files, checkpoints and results. Then it purges what earlier runs had to defer
 or left behind, and makes batches of what is due. The steps of one batch and their order:
-:mod:`workflows.deletions.steps`.
+:mod:`workflows.deletions.batches.steps`.
 """
 
 from collections import Counter
@@ -15,28 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from tru_core.errors import PolicyError, TruError
-from workflows.audits.gate import audit_batch
 from workflows.config.job import JobConfig
 from workflows.config.unlearn import check_publishable
 from workflows.data.requests import slow_digest
-from workflows.deletions.attempts import AuditFunction
-from workflows.deletions.choice import choose, submission_id
-from workflows.deletions.finish import DoneBatch, finish
-from workflows.deletions.purge import UNFINISHED_STATES, purge
-from workflows.deletions.receipts import keep_states
-from workflows.deletions.steps import (
+from workflows.deletions.batches.attempts import AuditFunction
+from workflows.deletions.batches.choice import choose, submission_id
+from workflows.deletions.batches.purge import UNFINISHED_STATES, purge
+from workflows.deletions.batches.steps import (
     find_plan,
     is_in_effect,
     plan_requests,
     prepare,
     publish_model,
 )
-from workflows.deletions.work import Work, utc_now
-from workflows.keys import load_identity_key, load_signing_key
-from workflows.ledger import Ledger, SubmitReport, open_ledger
-from workflows.ledger.doubts import find_doubtful
-from workflows.ledger.request_files import open_request_file
-from workflows.ledger.submit_file import submit_requests
+from workflows.deletions.batches.work import Work, utc_now
+from workflows.deletions.finish import DoneBatch, finish
+from workflows.deletions.ledger import Ledger, SubmitReport, open_ledger
+from workflows.deletions.ledger.doubts import find_doubtful
+from workflows.deletions.ledger.request_files import open_request_file
+from workflows.deletions.ledger.submit_file import submit_requests
+from workflows.deletions.receipts.issue import keep_states
+from workflows.experiments.audit.gate import audit_batch
+from workflows.key_files import load_identity_key, load_signing_key
 from workflows.running import runs
 from workflows.running.outcomes import recorded
 from workflows.storage import open_store

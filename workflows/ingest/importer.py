@@ -42,7 +42,7 @@ from workflows.ingest.settings import IN_SETTINGS, IngestConfig
 from workflows.ingest.tasks import quiet_ray_data
 from workflows.ingest.tombstone_gate import Gate, count_dropped, find_blocked, open_gate
 from workflows.ingest.unused import summarise, warn_of_unused
-from workflows.keys import KeysConfig
+from workflows.key_files import KeysConfig
 from workflows.storage import (
     FileEntry,
     ObjectStore,

@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tru_core.errors import ConfigError
-from tru_core.keys import IdentityKey
+from tru_core.identity import IdentityKey
 from workflows.data.ids import earlier_spellings
 from workflows.data.tombstones import TombstoneIndex, read_tombstones, tombstoned_datasets
 from workflows.ingest.blocks import Block
-from workflows.keys import KeysConfig, load_identity_key
+from workflows.key_files import KeysConfig, load_identity_key
 from workflows.storage import ObjectStore
 
 _FOREVER = np.iinfo(np.int64).max

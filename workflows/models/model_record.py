@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tru_core.canonical import canonical_json
 from tru_core.errors import IntegrityError
-from tru_core.model_digest import model_digest
-from tru_core.statement import CodeState, DataState, FileDigest, ModelState
+from tru_core.receipts.model_digest import model_digest
+from tru_core.receipts.statement import CodeState, DataState, FileDigest, ModelState
 from workflows.data.manifest import SnapshotManifest
 from workflows.models.publish import Version
 from workflows.storage import FileEntry, ObjectStore, read_verified

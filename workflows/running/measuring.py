@@ -15,11 +15,11 @@ from tru_core.backbones import Backbone
 from tru_core.collective import Collective
 from tru_core.graph import Graph, ItemNeighbours
 from tru_core.interactions import Request
+from tru_core.measures.diagnostics import TopLists, branch_cka, layer_shift, top_lists
+from tru_core.measures.residue import Residue, ResidueProbe, measure_residue, row_vectors
+from tru_core.problem import Outcome, Problem, measure
 from tru_core.settings import Settings
-from tru_core.unlearning.diagnostics import TopLists, branch_cka, layer_shift, top_lists
 from tru_core.unlearning.method import Candidate, Method, Tools, run_method
-from tru_core.unlearning.problem import Outcome, Problem, measure
-from tru_core.unlearning.residue import Residue, ResidueProbe, measure_residue, row_vectors
 from tru_core.unlearning.sequence import forget_in_sequence
 from workflows.storage import FileEntry, ObjectStore, read_verified
 

@@ -24,7 +24,7 @@ from tru_core.fit import FitSettings, fit
 from tru_core.graph import Graph, ItemNeighbours, build_graph
 from tru_core.hashing import hash_below, text_key
 from tru_core.interactions import IntArray
-from tru_core.unlearning.problem import Problem
+from tru_core.problem import Problem
 from workflows.storage import FileEntry, ObjectStore, read_verified
 from workflows.storage.state_files import parse_state_manifest, read_state, write_state
 from workflows.tasks import Shadow

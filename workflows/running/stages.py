@@ -11,11 +11,11 @@ from tru_core.artifact import sha256_hex
 from tru_core.backbones import Backbone
 from tru_core.errors import ConfigError, DataError
 from tru_core.fit import FitSettings, TrainingState, fit, parameter_values
+from tru_core.problem import evaluate
 from tru_core.settings import Settings
 from tru_core.unlearning.method import Candidate, Tools
 from tru_core.unlearning.methods import METHODS
-from tru_core.unlearning.problem import evaluate
-from tru_core.unlearning.tru_settings import TRUSettings
+from tru_core.unlearning.tru.settings import TRUSettings
 from workflows.config.parsing import parse
 from workflows.running.checkpoints import fresh_suffix
 from workflows.running.measuring import (
@@ -33,7 +33,7 @@ from workflows.running.shadow_models import Look, train_shadow
 from workflows.running.task_context import TaskContext
 from workflows.running.worker_data import read_batches
 from workflows.storage import FileEntry, put_file
-from workflows.storage.keys import stage_lists_key
+from workflows.storage.object_keys import stage_lists_key
 from workflows.tasks import Fit, Forget, Measure, Shadow, Stage
 
 OnProgress = Callable[[str, TrainingState, int], None]

@@ -13,8 +13,8 @@ from tru_core.collective import Collective
 from tru_core.errors import ConfigError, DataError
 from tru_core.fit import OnEpoch, TrainingState, parameter_values, set_parameters
 from tru_core.interactions import IntArray
-from tru_core.unlearning.problem import Problem, make_problem
-from tru_core.unlearning.residue import ResidueProbe, make_probe
+from tru_core.measures.residue import ResidueProbe, make_probe
+from tru_core.problem import Problem, make_problem
 from workflows.data.snapshot import read_manifest
 from workflows.running.checkpoints import fresh_suffix, local_rows, read_newest_checkpoint, write_checkpoint
 from workflows.running.measuring import JUDGE_SEED

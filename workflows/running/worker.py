@@ -11,7 +11,7 @@ from workflows.running.results import Results, read_result, write_result
 from workflows.running.stages import OnProgress, run_stage
 from workflows.running.task_context import TaskContext
 from workflows.storage import ObjectStore, canonical_json, stage_result_key
-from workflows.storage.keys import run_about_key, snapshot_id_of_manifest
+from workflows.storage.object_keys import run_about_key, snapshot_id_of_manifest
 from workflows.tasks import WorkerTask
 
 

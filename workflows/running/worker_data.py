@@ -12,7 +12,7 @@ from tru_core.forget_sets import sample_request, split_request
 from tru_core.graph import ItemNeighbours
 from tru_core.hashing import user_bucket
 from tru_core.interactions import Pairs, Request, Shard, make_pairs, make_request
-from tru_core.unlearning.problem import Problem
+from tru_core.problem import Problem
 from workflows.data.snapshot import (
     TEST,
     TRAIN,

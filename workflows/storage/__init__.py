@@ -3,7 +3,7 @@
 One primitive carries the design: create-if-absent. Every artefact lies under a fresh key, and
 every state that changes is a log of numbered objects, each made with ``put_if_absent``: who
 creates number n+1 has won. It works alike on a local folder and on S3 and needs no lock server.
-Every key of the project is built in :mod:`workflows.storage.keys`.
+Every key of the project is built in :mod:`workflows.storage.object_keys`.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tru_core.canonical import canonical_json
 from tru_core.errors import ConfigError, ConflictError, IntegrityError
 from workflows.storage.config import StorageConfig, folder_of_url, is_s3
-from workflows.storage.keys import (
+from workflows.storage.local import LocalStore
+from workflows.storage.object_keys import (
     ObjectInfo,
     check_key,
     check_name,
@@ -35,7 +36,6 @@ from workflows.storage.keys import (
     stage_result_key,
     vocabulary_key,
 )
-from workflows.storage.local import LocalStore
 from workflows.storage.s3 import S3Store
 
 if TYPE_CHECKING:

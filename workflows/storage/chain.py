@@ -24,7 +24,7 @@ from workflows.storage import (
     parse_log_entry,
     read_log_bodies,
 )
-from workflows.storage.keys import chain_log, chain_mark_key, chain_marks
+from workflows.storage.object_keys import chain_log, chain_mark_key, chain_marks
 
 SCHEMA_VERSION = 1
 NO_HASH = "0" * 64

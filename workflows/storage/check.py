@@ -11,7 +11,7 @@ import weakref
 from tru_core.errors import IntegrityError
 from workflows.storage import ObjectStore
 from workflows.storage.commands import doctor_command
-from workflows.storage.keys import create_only_key
+from workflows.storage.object_keys import create_only_key
 
 _BODY = b'{"kind":"tru.create-only"}'
 

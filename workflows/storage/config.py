@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from tru_core.errors import ConfigError, IntegrityError
 from tru_core.quoting import quoted
 from tru_core.settings import Settings
-from workflows.storage.keys import check_key
+from workflows.storage.object_keys import check_key
 
 MAX_PREFIX_BYTES = 120  # with MAX_KEY_BYTES below the 1024 bytes of S3
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")

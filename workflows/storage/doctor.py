@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from tru_core.errors import IntegrityError, MissingObjectError
 from workflows.storage import ObjectStore, doctor_s3
-from workflows.storage.keys import doctor_prefix
 from workflows.storage.local import LocalStore
+from workflows.storage.object_keys import doctor_prefix
 from workflows.storage.s3 import S3Store
 
 NUM_WRITERS = 8

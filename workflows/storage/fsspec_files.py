@@ -16,7 +16,7 @@ from fsspec.spec import AbstractFileSystem
 from tru_core.errors import IntegrityError
 from workflows.storage import StorageConfig, open_store
 from workflows.storage.config import is_s3
-from workflows.storage.keys import ASIDE_FOLDER, check_key
+from workflows.storage.object_keys import ASIDE_FOLDER, check_key
 from workflows.storage.s3 import MAX_ATTEMPTS, S3Store
 
 

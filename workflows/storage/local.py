@@ -16,7 +16,7 @@ from tru_core.errors import (
     TransientError,
     TruError,
 )
-from workflows.storage.keys import ASIDE_FOLDER, ObjectInfo, check_key
+from workflows.storage.object_keys import ASIDE_FOLDER, ObjectInfo, check_key
 
 if TYPE_CHECKING:
     import pyarrow.fs

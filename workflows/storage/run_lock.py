@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 
 from tru_core.errors import ConflictError, TruError
 from workflows.storage import ObjectStore, append_log_entry, write_json
-from workflows.storage.keys import lock_prefix
+from workflows.storage.object_keys import lock_prefix
 
 _EPOCH = re.compile(r"([0-9]{8})\.json")
 _BEATS_PER_LEASE = 4

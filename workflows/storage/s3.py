@@ -18,7 +18,7 @@ from botocore.config import Config
 
 from tru_core.errors import TruError
 from workflows.storage.config import StorageConfig, check_endpoint, split_s3_url
-from workflows.storage.keys import ObjectInfo, check_key
+from workflows.storage.object_keys import ObjectInfo, check_key
 from workflows.storage.s3_errors import ClientFailure, S3Call, explain_failure, status_of
 from workflows.storage.time_limit import within
 

@@ -1,0 +1,1 @@
+"""Signed receipts: what they say, how they are signed, and how anybody checks them offline."""

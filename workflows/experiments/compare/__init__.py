@@ -1,0 +1,1 @@
+"""Comparisons: backbones, forget sets, methods and seeds as runs, and their table."""

@@ -1,0 +1,1 @@
+"""Sweeps: Ray Tune over the settings of a method."""
