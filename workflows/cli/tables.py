@@ -7,7 +7,6 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from tru_core.unlearning.methods import METHODS
 from workflows.cli.terminal import TERMINAL_COLUMNS, make_console
 from workflows.experiments.compare.comparison import FigureSummary, SummaryRow
 
@@ -105,6 +104,8 @@ def _setting(value: Any) -> str:
 
 def print_sweep(figures: dict[str, Any]) -> None:
     """Print a sweep's trials, the best marked, the errors of failed ones below, and where the best job file lies."""
+    from tru_core.unlearning.methods import METHODS  # not above: every command would load the training code
+
     title = f"What each setting of {METHODS[figures['method']].title} does to validation and forget pairs"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     settings = [name.replace("learning_rate", "rate").replace("_", "\n", 1) for name in figures["swept"]]
