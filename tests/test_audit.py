@@ -267,7 +267,7 @@ def test_two_workers_name_the_members_of_a_shadow_model_as_one_does() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"candidates": [{"name": "trru"}]}, "'trru' is unknown; choose one of edge_deletion"),
+        ({"candidates": [{"name": "trru"}]}, "'trru' is unknown; choose one of algorithm_one"),
         ({"candidates": [{"name": "retrain"}]}, "need a seed"),
         ({"candidates": [{"name": "tru", "seed": 3}]}, "need a seed"),
         ({"candidates": [{"name": "masked", "settings": {"a": 1}}]}, "masked has nothing to set"),

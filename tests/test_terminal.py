@@ -151,7 +151,7 @@ def version(**changes: Any) -> dict[str, Any]:
 
 def request(name: str) -> dict[str, Any]:
     base = {"kind": "user", "state": "received", "deadline": "2026-12-26T01:00", "alert": "", "regulation": "gdpr"}
-    return base | {"request_id": name, "batch_id": None}
+    return base | {"request_id": name, "batch_id": None, "outcome": None}
 
 
 @pytest.mark.parametrize("text", [HOSTILE, MARKUP, "[/]", "\x1b[31m:smile:[bold]"])
