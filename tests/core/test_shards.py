@@ -165,7 +165,7 @@ def test_content_of_a_deleted_item_makes_no_vector_in_any_shard(part: Part) -> N
 def test_with_the_partition_fixed_a_learned_ensemble_is_one_whatever_the_deleted_user_had(
     part: Part, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = f"tru_core.unlearning.{name}"
+    module = f"tru_core.unlearning.baselines.{name}"
     cluster = "balanced_kmeans" if name == "rec_eraser" else "transport_clusters"
     monkeypatch.setattr(f"{module}.{cluster}", lambda *_, **__: THIRDS)
     request = make_request(users=np.array([3]))
@@ -190,7 +190,8 @@ def test_clusters_are_those_of_before_the_deletion(part: Part, monkeypatch: pyte
     for name, cluster in (("rec_eraser", "balanced_kmeans"), ("ultra_re", "transport_clusters")):
         seen: list[Tensor] = []
         monkeypatch.setattr(
-            f"tru_core.unlearning.{name}.{cluster}", lambda vectors, *_, seen=seen, **__: seen.append(vectors) or THIRDS
+            f"tru_core.unlearning.baselines.{name}.{cluster}",
+            lambda vectors, *_, seen=seen, **__: seen.append(vectors) or THIRDS,
         )
         forgotten(name, part, request)
         torch.testing.assert_close(seen, [expected.detach()])
