@@ -81,6 +81,13 @@ def test_a_submission_says_what_the_data_set_knows(job: JobConfig, tmp_path: Pat
     assert figures["by_state"] == {"queued": 3}
 
 
+def test_a_stranger_in_json_is_named_by_the_number_of_its_request(job: JobConfig, tmp_path: Path) -> None:
+    asked = [{"request_id": "r1", "kind": "user", "user_id": user_id(3)}]
+    asked.append({"request_id": "r2", "kind": "user", "user_id": NOT_THERE})
+    figures = submit(ledger_job(job), write_file(tmp_path, json.dumps(asked), "requests.json"))
+    assert [text.partition(":")[0] for text in figures["warnings"]] == ["requests.json request 2"]
+
+
 def test_a_submission_of_which_much_is_unknown_waits_for_a_person(
     job: JobConfig, store: ObjectStore, tmp_path: Path
 ) -> None:

@@ -85,7 +85,11 @@ def test_an_error_that_was_dealt_with_before_blames_nobody() -> None:
     [
         (OSError(errno.EROFS, "Read-only file system", "/srv/out.json"), 7, "/srv/out.json: Read-only file system"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "/home/x"), 7, "Free space there"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/.config"), 7, "/root/.config: Permission denied"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/home/somebody/.config"),
+            7,
+            "/home/somebody/.config: Permission denied",
+        ),
         (OSError(errno.EMFILE, "Too many open files"), 7, "Too many open files"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory"), 7, "the working folder"),
         (ConnectionError("gone"), 7, "ConnectionError"),

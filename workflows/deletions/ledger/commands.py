@@ -117,19 +117,19 @@ def _warnings(report: SubmitReport) -> list[str]:
     """What the sender of a file should look at, in sentences."""
     texts = []
     if report.unknown_lines:
-        where = _lines_of(report.source, report.unknown_lines)
+        where = _lines_of(report, report.unknown_lines)
         texts.append(f"{where}: the data set does not know an id that is named there")
     if report.renamed_lines:
-        where = _lines_of(report.source, report.renamed_lines)
+        where = _lines_of(report, report.renamed_lines)
         texts.append(f"{where}, column request_id: it holds the id of its subject; the ledger keeps a pseudonym for it")
     return [*texts, f"{report.source} is held: {report.hold}"] if report.hold else texts
 
 
-def _lines_of(source: str, lines: Sequence[int]) -> str:
-    """A file and the first of some of its lines."""
+def _lines_of(report: SubmitReport, lines: Sequence[int]) -> str:
+    """A file and the first of some of its lines, rows or requests."""
     more = f", ... ({len(lines)} in all)" if len(lines) > _LINES_SHOWN else ""
-    word = "line" if len(lines) == 1 else "lines"
-    return f"{source} {word} {', '.join(map(str, lines[:_LINES_SHOWN]))}{more}"
+    word = report.unit if len(lines) == 1 else f"{report.unit}s"
+    return f"{report.source} {word} {', '.join(map(str, lines[:_LINES_SHOWN]))}{more}"
 
 
 def _at(source: str, lines: Sequence[int]) -> list[Figures]:

@@ -72,6 +72,7 @@ class SubmitReport:
         num_look_alikes: New ids that look like another one of the submission and differ in their bytes.
         num_ids, num_ids_known: Different ids that the file names, and how many of them the data set knows.
         num_gone: Requests about what was deleted before.
+        unit: What a number of a place counts in the file: ``line``, ``row``, ``request``.
         unknown_lines: Where requests stand whose ids the data set does not know.
         renamed_lines: Where request ids stand that hold the id of their subject: the ledger keeps pseudonyms for them.
         hold: Why a person has to look first; "" for no reason.
@@ -85,6 +86,7 @@ class SubmitReport:
     num_ids: int = 0
     num_ids_known: int = 0
     num_gone: int = 0
+    unit: str = "line"
     unknown_lines: tuple[int, ...] = ()
     renamed_lines: tuple[int, ...] = ()
     hold: str = ""

@@ -55,6 +55,7 @@ def submit_requests(
         num_ids=examination.num_ids,
         num_ids_known=examination.num_known,
         num_gone=examination.num_gone,
+        unit=next((request.unit for request in requests), "line"),
         unknown_lines=tuple(sorted(request.line for request in examination.unknown)),
         renamed_lines=tuple(sorted(request.line for request in requests if names_its_subject(request))),
         hold=doubt,
